@@ -1,0 +1,76 @@
+"""One prompt decoded three ways, side by side: the base, the expert alone, and CoLD."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from rich.table import Table
+from rich.text import Text
+
+from ._client import Client
+from ._types import Piece, Request, Result
+
+_TITLES: dict[Literal["base", "greedy", "cold"], str] = {
+    "base": "base",
+    "greedy": "expert, greedy",
+    "cold": "CoLD",
+}
+_CHANGED = "bold black on yellow"
+
+
+class Comparison:
+    """Runs the three requests, one after another so that their times can be compared."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, Result] = {}
+        self._pieces: dict[str, list[Piece]] = {decoding: [] for decoding in _TITLES}
+
+    def run(self, client: Client, request: Request) -> None:
+        """Fills in the results. Raises what `Client.stream` raises."""
+        for decoding in _TITLES:
+            contrast = True if decoding == "cold" else None
+            variant = replace(request, decoding=decoding, return_contrast=contrast)
+            with client.stream(variant) as pieces:
+                for piece in pieces:
+                    self._pieces[decoding].append(piece)
+                self.results[decoding] = pieces.result()
+
+    def table(self) -> Table:
+        """What there is so far, in three columns; may be called while `run` runs."""
+        table = Table(
+            *_TITLES.values(),
+            expand=True,
+            caption=Text.assemble(("highlighted", _CHANGED), ": not what the expert would choose"),
+            show_footer=True,
+        )
+        for column, decoding in zip(table.columns, _TITLES, strict=True):
+            column.ratio = 1
+            column.footer = self._summary(decoding)
+        table.add_row(*(self._text(decoding) for decoding in _TITLES))
+        return table
+
+    def plain(self) -> str:
+        """The results one below the other, without any colour."""
+        return "\n\n".join(
+            f"== {title} ==\n{self.results[decoding].text}\n-- {self._summary(decoding)}"
+            for decoding, title in _TITLES.items()
+        )
+
+    def _text(self, decoding: str) -> Text:
+        text = Text()
+        for piece in tuple(self._pieces[decoding]):
+            changed = any(token.changed for token in piece.contrast)
+            text.append(piece.text, _CHANGED if changed else None)
+        return text
+
+    def _summary(self, decoding: str) -> str:
+        result = self.results.get(decoding)
+        if result is None:
+            return "…"
+        summary = f"{result.num_output_tokens} tokens"
+        if result.ms_per_token is not None:
+            summary += f", {result.ms_per_token:.1f} ms/token"
+        if decoding == "cold":
+            summary += f", {result.num_contested} contested, {result.num_changed} changed"
+        return summary

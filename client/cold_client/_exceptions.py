@@ -1,0 +1,140 @@
+"""Everything that this package raises on purpose, and what each status turns into.
+
+ColdClientError
+├── InvalidRequest      the request is malformed; `field` names the input, if known
+├── AdapterNotFound     no adapter of that name is served
+├── ServerUnavailable   refused connection, full queue, shutting down, model not loaded
+├── RequestTimeout      `timeout_s` passed
+├── RequestCancelled    the request was cancelled before it ended
+├── ServerError         the server failed; the details are in its log
+└── ProtocolError       the answer is not what docs/protocol.md describes, or was cut off
+"""
+
+# ruff: noqa: N818 - like httpx, names say what happened; the base class says that it is an error
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+
+import grpc
+import httpx
+
+from ._types import Request
+
+
+class ColdClientError(Exception):
+    """Base of all errors here; `str(error)` is meant for people."""
+
+
+class InvalidRequest(ColdClientError):
+    """The request is malformed.
+
+    Attributes:
+        field: the input at fault, as in docs/protocol.md; None if the server did not say.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class AdapterNotFound(ColdClientError):
+    """No adapter of that name is served."""
+
+
+class ServerUnavailable(ColdClientError):
+    """The server cannot be reached or takes no more work now; trying later may help."""
+
+
+class RequestTimeout(ColdClientError):
+    """The request did not end within `timeout_s`."""
+
+
+class RequestCancelled(ColdClientError):
+    """The request was cancelled before it ended."""
+
+
+class ServerError(ColdClientError):
+    """The server failed; the details are in its log."""
+
+
+class ProtocolError(ColdClientError):
+    """The answer is not understood, or was cut off before its end."""
+
+
+_FROM_GRPC: dict[str, type[ColdClientError]] = {
+    "INVALID_ARGUMENT": InvalidRequest,
+    "NOT_FOUND": AdapterNotFound,
+    "UNAVAILABLE": ServerUnavailable,
+    "RESOURCE_EXHAUSTED": ServerUnavailable,
+    "DEADLINE_EXCEEDED": RequestTimeout,
+    "CANCELLED": RequestCancelled,
+    "UNIMPLEMENTED": ProtocolError,
+}
+_FROM_HTTP: dict[int, type[ColdClientError]] = {
+    400: InvalidRequest,
+    404: AdapterNotFound,
+    408: RequestTimeout,
+    429: ServerUnavailable,
+    499: RequestCancelled,
+    502: ServerUnavailable,
+    503: ServerUnavailable,
+    504: RequestTimeout,
+}
+_FIELDS = frozenset(field.name for field in fields(Request)) | {"stream"}
+_FIELD = re.compile(r"([a-z_]+): ")
+
+
+def from_grpc(code: str, message: str) -> ColdClientError:
+    """The error for a gRPC status code's name; codes without an entry are ServerError."""
+    return _error(_FROM_GRPC.get(code, ServerError), message)
+
+
+def from_http(status: int, message: str) -> ColdClientError:
+    """The error for an HTTP status; statuses without an entry are ServerError."""
+    return _error(_FROM_HTTP.get(status, ServerError), message)
+
+
+def from_message(message: str) -> ColdClientError:
+    """The error for a message that came without a status, as in an event of a stream."""
+    return _error(ServerError if _field(message) is None else InvalidRequest, message)
+
+
+@contextmanager
+def grpc_errors() -> Iterator[None]:
+    """Turns what grpc raises into errors of this package."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_grpc(error.code().name, error.details() or "") from error
+
+
+@contextmanager
+def httpx_errors() -> Iterator[None]:
+    """Turns what httpx raises into errors of this package."""
+    try:
+        yield
+    except (httpx.ConnectTimeout, httpx.NetworkError) as error:
+        raise ServerUnavailable(str(error)) from error
+    except httpx.TimeoutException as error:
+        raise RequestTimeout(f"no answer in time: {error}") from error
+    except httpx.HTTPError as error:
+        raise ProtocolError(str(error)) from error
+
+
+def _error(kind: type[ColdClientError], message: str) -> ColdClientError:
+    message = message or "no details"
+    if kind is InvalidRequest:
+        return InvalidRequest(message, field=_field(message))
+    # tritonserver itself says NOT_FOUND when the model is not loaded; no adapter is at fault then.
+    if kind is AdapterNotFound and "unknown model" in message:
+        return ServerUnavailable(message)
+    return kind(message)
+
+
+def _field(message: str) -> str | None:
+    match = _FIELD.match(message)
+    return match[1] if match and match[1] in _FIELDS else None

@@ -1,0 +1,221 @@
+"""The command `cold`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from ._client import DEFAULT_TIMEOUT_S, DEFAULT_URL, Client
+from ._compare import Comparison
+from ._exceptions import (
+    AdapterNotFound,
+    ColdClientError,
+    InvalidRequest,
+    RequestTimeout,
+    ServerUnavailable,
+)
+from ._transport import Transport
+from ._types import Model, Request, Result
+
+_EXIT_CODES = """\
+exit codes:
+  0    ok
+  1    the server failed, or what it sent was not understood
+  2    bad usage, or the server refused the request
+  3    the server cannot be reached or is not ready
+  4    the time was up
+  130  interrupted; the request is cancelled on the server
+"""
+_NUMBERS: tuple[tuple[str, type, str], ...] = (
+    ("alpha", float, "a token is valid from this share of the highest expert probability, (0, 1]"),
+    ("beta", float, "strength of the contrast, from 0"),
+    ("temperature", float, "0 takes the best token, above 0 samples"),
+    ("top-k", int, "0 is off"),
+    ("top-p", float, "1 is off"),
+    ("min-p", float, "0 is off"),
+    ("repetition-penalty", float, "1 is off"),
+    ("presence-penalty", float, "0 is off"),
+    ("frequency-penalty", float, "0 is off"),
+    ("seed", int, "same seed and request, same tokens"),
+    ("max-tokens", int, "most tokens to generate"),
+    ("min-tokens", int, "no end of sequence before"),
+)
+
+
+def main(argv: Sequence[str] | None = None, *, transport: Transport | None = None) -> int:
+    """Runs the command and returns its exit code; `transport` replaces the one of `--url`."""
+    arguments = _parser().parse_args(argv)
+    try:
+        with Client(arguments.url, timeout_s=arguments.timeout_s, transport=transport) as client:
+            code: int = arguments.run(client, arguments)
+            sys.stdout.flush()
+            return code
+    except ColdClientError as error:
+        sys.stdout.flush()
+        sys.stderr.write(f"cold: {error}\n")
+        return _exit_code(error)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has left; without this the interpreter complains as it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _exit_code(error: ColdClientError) -> int:
+    if isinstance(error, (InvalidRequest, AdapterNotFound)):
+        return 2
+    if isinstance(error, ServerUnavailable):
+        return 3
+    return 4 if isinstance(error, RequestTimeout) else 1
+
+
+def _generate(client: Client, arguments: argparse.Namespace) -> int:
+    request = _request(arguments)
+    if arguments.no_stream:
+        result = client.generate(request)
+        if not arguments.json:
+            sys.stdout.write(result.text)
+    else:
+        with client.stream(request) as pieces:
+            for piece in pieces:
+                if not arguments.json:
+                    sys.stdout.write(piece.text)
+                    sys.stdout.flush()
+            result = pieces.result()
+    sys.stdout.write(_json(_result(result)) if arguments.json else "\n")
+    return 0
+
+
+def _compare(client: Client, arguments: argparse.Namespace) -> int:
+    request = _request(arguments)
+    comparison = Comparison()
+    console = Console()
+    if console.is_terminal and not arguments.json:
+        with Live(get_renderable=comparison.table, console=console, refresh_per_second=10):
+            comparison.run(client, request)
+        return 0
+    comparison.run(client, request)
+    results = {decoding: _result(result) for decoding, result in comparison.results.items()}
+    sys.stdout.write(_json(results) if arguments.json else comparison.plain() + "\n")
+    return 0
+
+
+def _models(client: Client, arguments: argparse.Namespace) -> int:
+    models = client.models()
+    if arguments.json:
+        sys.stdout.write(_json([asdict(model) for model in models]))
+    else:
+        sys.stdout.writelines(f"{line}\n" for model in models for line in _model_lines(model))
+    return 0
+
+
+def _health(client: Client, arguments: argparse.Namespace) -> int:
+    health = asdict(client.health())
+    if arguments.json:
+        sys.stdout.write(_json(health))
+    else:
+        sys.stdout.writelines(
+            f"{name}: {'yes' if value else 'no'}\n" for name, value in health.items()
+        )
+    return 0 if all(health.values()) else 3
+
+
+def _model_lines(model: Model) -> list[str]:
+    lines = [" ".join(filter(None, (model.name, model.version, model.state, model.reason)))]
+    if model.adapters:
+        named = (
+            f"{name} (default)" if name == model.default_adapter else name
+            for name in model.adapters
+        )
+        lines.append(f"  adapters: {', '.join(named)}")
+    if model.base_model:
+        lines.append(f"  base model: {model.base_model}")
+    if model.max_context:
+        lines.append(f"  max context: {model.max_context} tokens")
+    return lines
+
+
+def _request(arguments: argparse.Namespace) -> Request:
+    given = vars(arguments)
+    values = {field.name: given[field.name] for field in fields(Request) if field.name in given}
+    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    if arguments.chat:
+        return Request(messages=[{"role": "user", "content": prompt}], **values)
+    return Request(text_input=prompt, **values)
+
+
+def _result(result: Result) -> dict[str, Any]:
+    return {**asdict(result), "ms_per_token": result.ms_per_token}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_finite(value), allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for NaN and infinities, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _parser() -> argparse.ArgumentParser:
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="cold", description=__doc__, epilog=_EXIT_CODES, formatter_class=shape
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, text in (
+        ("generate", _generate, "generate text; with --json one document, at the end"),
+        ("compare", _compare, "base, expert and CoLD side by side, CoLD's changes highlighted"),
+        ("models", _models, "models, adapters and limits of the server"),
+        ("health", _health, "whether the server and the model cold are ready"),
+    ):
+        command = commands.add_parser(
+            name, help=text, description=text, epilog=_EXIT_CODES, formatter_class=shape
+        )
+        command.set_defaults(run=run)
+        command.add_argument("--url", default=DEFAULT_URL, help="grpc:// or http:// (%(default)s)")
+        command.add_argument("--timeout-s", type=float, default=DEFAULT_TIMEOUT_S, metavar="S")
+        command.add_argument("--json", action="store_true", help="print one JSON document")
+        if run in (_generate, _compare):
+            _add_request(command)
+        if run is _generate:
+            _add_generate(command)
+    return parser
+
+
+def _add_request(command: argparse.ArgumentParser) -> None:
+    command.add_argument("prompt", metavar="PROMPT", help="the prompt; - reads standard input")
+    command.add_argument("--chat", action="store_true", help="send the prompt as a user's message")
+    command.add_argument("--adapter", dest="lora_name", metavar="NAME")
+    for name, kind, text in _NUMBERS:
+        command.add_argument(f"--{name}", type=kind, metavar="N", help=text)
+    for name, dest in (("stop", "stop_words"), ("bad-word", "bad_words")):
+        command.add_argument(
+            f"--{name}", dest=dest, action="append", metavar="TEXT", help="may be given many times"
+        )
+    command.add_argument("--ignore-eos", action="store_const", const=True)
+
+
+def _add_generate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--decoding", choices=("cold", "greedy", "base"))
+    command.add_argument("--no-stream", action="store_true", help="print all text at the end")
+    for name, dest, value, text in (
+        ("--echo", "exclude_input_in_output", False, "print the prompt before the output"),
+        ("--log-probs", "return_log_probs", True, "add log-probabilities to --json"),
+        ("--contrast", "return_contrast", True, "add the contrast of each token to --json"),
+    ):
+        command.add_argument(name, dest=dest, action="store_const", const=value, help=text)

@@ -1,0 +1,3 @@
+"""The CoLD server: requests, scheduling, decoding, language models, adapters."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,151 @@
+"""Settings of a server, from the command line or a TOML file to every model process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cold_backend.errors import ConfigError
+
+DEVICES = ("auto", "cpu", "cuda", "npu")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+EXECUTIONS = ("ensemble", "fused")
+
+_ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a server serves and within which limits.
+
+    Attributes:
+        base_model: directory of a Hugging Face causal language model (safetensors).
+        adapters: PEFT LoRA directories by the name that requests use; order is kept.
+        default_adapter: used where a request names none; the first one if empty.
+        device: one of DEVICES; `auto` takes an NPU, else a GPU, else the CPU.
+        dtype: one of DTYPES; `auto` is float32 on a CPU and bfloat16 elsewhere.
+        execution: one of EXECUTIONS.
+        max_sequences: how many requests run at the same time; each holds one KV-cache slot.
+        max_context: tokens that a slot holds, prompt and output together.
+        max_step_tokens: tokens of one step over all sequences; longer prompts are cut in chunks.
+        max_queue: requests that may wait for a slot.
+        threads: CPU threads of each language model; 0 shares the cores between the two.
+        kernels: implementation of the ops in cold_kernels; `auto` takes the best for the device.
+    """
+
+    base_model: str
+    adapters: dict[str, str] = field(default_factory=dict)
+    default_adapter: str = ""
+    device: str = "auto"
+    dtype: str = "auto"
+    execution: str = "ensemble"
+    max_sequences: int = 16
+    max_context: int = 2048
+    max_step_tokens: int = 256
+    max_queue: int = 256
+    threads: int = 0
+    kernels: str = "auto"
+
+    def __post_init__(self) -> None:
+        _one_of("device", self.device, DEVICES)
+        _one_of("dtype", self.dtype, DTYPES)
+        _one_of("execution", self.execution, EXECUTIONS)
+        _within("max_sequences", self.max_sequences, 1, 1024)
+        _within("max_context", self.max_context, 2, 1 << 20)
+        _within("max_step_tokens", self.max_step_tokens, self.max_sequences, 1 << 20)
+        _within("max_queue", self.max_queue, 1, 1 << 20)
+        _within("threads", self.threads, 0, 1024)
+        for name in self.adapters:
+            if not _ADAPTER_NAME.fullmatch(name):
+                raise ConfigError(
+                    f"adapters: a name is 1 to 64 letters, digits, '.', '_' or '-', not {name!r}"
+                )
+        if not self.default_adapter and self.adapters:
+            object.__setattr__(self, "default_adapter", next(iter(self.adapters)))
+        if self.default_adapter and self.default_adapter not in self.adapters:
+            raise ConfigError(
+                f"default_adapter: {self.default_adapter!r} is not among the adapters"
+            )
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """Names by adapter index, the index that steps use."""
+        return tuple(self.adapters)
+
+    def save(self, path: Path) -> None:
+        """Writes the settings as JSON."""
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=2))
+
+
+def load_settings(path: Path) -> Settings:
+    """Reads settings that `Settings.save` wrote.
+
+    Raises:
+        ConfigError: the file is unreadable or holds an unknown or ill-typed key.
+    """
+    return settings_from(read_settings_file(path))
+
+
+def read_settings_file(path: Path) -> dict[str, Any]:
+    """Reads a .toml or .json file into a plain dict.
+
+    Raises:
+        ConfigError: the file is missing or not valid TOML or JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must be a table of settings")
+    return values
+
+
+def settings_from(values: dict[str, Any]) -> Settings:
+    """Builds settings from plain values.
+
+    Raises:
+        ConfigError: an unknown key, a missing base model, or a value of the wrong type.
+    """
+    fields = {f.name: f for f in dataclasses.fields(Settings)}
+    for name, value in values.items():
+        if name not in fields:
+            raise ConfigError(f"{name}: unknown setting; known are {', '.join(fields)}")
+        _check_type(name, value, str(fields[name].type))
+    if "base_model" not in values:
+        raise ConfigError("base_model: is missing")
+    return Settings(**values)
+
+
+def _check_type(name: str, value: object, annotation: str) -> None:
+    if annotation.startswith("dict"):
+        good = isinstance(value, dict) and all(
+            isinstance(k, str) and isinstance(v, str) for k, v in value.items()
+        )
+        wanted = "a table of strings"
+    elif annotation == "int":
+        good = isinstance(value, int) and not isinstance(value, bool)
+        wanted = "an integer"
+    else:
+        good = isinstance(value, str)
+        wanted = "a string"
+    if not good:
+        raise ConfigError(f"{name}: must be {wanted}, got {value!r}")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name}: must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def _within(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{name}: must be between {low} and {high}, got {value}")

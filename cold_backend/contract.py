@@ -1,0 +1,121 @@
+"""The step contract: what `cold` sends to `cold_step` and what comes back.
+
+A step feeds tokens to the sequences named by its rows and picks the next token of every row that
+emits. Whatever keeps this contract can stand in the place of the `cold_step` ensemble.
+
+R = rows of the step, T = tokens of all rows together, E = rows that emit, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+
+STEP_MODEL = "cold_step"
+
+
+class Row(enum.IntEnum):
+    """Columns of `Step.rows`."""
+
+    SLOT = 0  # KV-cache slot of the sequence
+    START = 1  # tokens that the slot holds already; 0 begins a new sequence
+    LENGTH = 2  # tokens that this step feeds
+    ADAPTER = 3  # adapter index, -1 for none
+    READS = 4  # Reads flags: which logits the choice needs
+    EMITS = 5  # 1 if the row picks a token, 0 for an inner chunk of a prompt
+
+
+class Reads(enum.IntFlag):
+    """Which language models run a row."""
+
+    EXPERT = 1
+    BASE = 2
+
+
+class Draw(enum.IntEnum):
+    """Columns of `Step.draws`."""
+
+    MODE = 0  # cold_kernels.Mode
+    TOP_K = 1  # 0 is off
+    SEED = 2  # 64 bits, as signed
+    POSITION = 3  # index of the output token; with the seed it fixes the noise
+
+
+class Shape(enum.IntEnum):
+    """Columns of `Step.shapes`."""
+
+    ALPHA = 0
+    BETA = 1
+    TEMPERATURE = 2
+    TOP_P = 3
+    MIN_P = 4
+    REPETITION_PENALTY = 5
+    PRESENCE_PENALTY = 6
+    FREQUENCY_PENALTY = 7
+
+
+class Pick(enum.IntEnum):
+    """Columns of `StepResult.picks`."""
+
+    TOKEN = 0  # -1: the row's logits were not finite
+    EXPERT_TOKEN = 1  # the expert's own best; -1 where its logits were not read
+    VALID_COUNT = 2  # size of the valid set
+
+
+class LogProb(enum.IntEnum):
+    """Columns of `StepResult.log_probs`; NaN where the logits were not read."""
+
+    EXPERT = 0
+    BASE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step's inputs.
+
+    Attributes:
+        tokens: [T] token ids, row after row.
+        rows: [R, len(Row)].
+        draws: [E, len(Draw)].
+        shapes: [E, len(Shape)].
+        bans: [n, 2] pairs (emitting row, token) that must not be picked.
+        counts: [m, 3] triples (emitting row, token, times in the output) for the penalties;
+            a token of the prompt alone has count 0.
+    """
+
+    tokens: Int64Array
+    rows: Int32Array
+    draws: Int64Array
+    shapes: Float32Array
+    bans: Int64Array
+    counts: Int64Array
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One step's outputs.
+
+    Attributes:
+        picks: [E, len(Pick)].
+        log_probs: [E, len(LogProb)] of the picked token, untouched by penalties and temperature.
+    """
+
+    picks: Int64Array
+    log_probs: Float32Array
+
+
+def reading(rows: Int32Array, reader: Reads) -> npt.NDArray[np.bool_]:
+    """Which rows the given model runs: [R] booleans."""
+    return (rows[:, Row.READS] & reader) != 0
+
+
+def emitting(rows: Int32Array) -> npt.NDArray[np.bool_]:
+    """Which rows pick a token: [R] booleans."""
+    return rows[:, Row.EMITS] != 0

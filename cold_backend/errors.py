@@ -1,0 +1,91 @@
+"""Every error that the server reports on purpose.
+
+ColdError
+├── InvalidRequestError     INVALID_ARGUMENT   the request is malformed; names the field
+├── UnknownAdapterError     NOT_FOUND          no adapter of that name is served
+├── QueueFullError          UNAVAILABLE        too many requests are waiting
+├── ShuttingDownError       UNAVAILABLE        the server is stopping
+├── RequestCancelledError   CANCELLED          the client went away before the request started
+├── StepError               INTERNAL           a decoding step failed; details are in the log
+└── ConfigError             INVALID_ARGUMENT   the server cannot start with these settings
+
+`server_io` maps the codes to tritonserver's; nothing else does.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+
+class ErrorCode(enum.Enum):
+    """What kind of error it is, as the client sees it."""
+
+    INVALID_ARGUMENT = "invalid_argument"
+    NOT_FOUND = "not_found"
+    UNAVAILABLE = "unavailable"
+    CANCELLED = "cancelled"
+    INTERNAL = "internal"
+
+
+class ColdError(Exception):
+    """Base of all errors here. `str(error)` is safe to show to a client."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.INTERNAL
+
+
+class InvalidRequestError(ColdError):
+    """A field of a request is outside what is allowed.
+
+    Args:
+        field: name of the input, as in docs/protocol.md.
+        message: what is allowed, and what came.
+    """
+
+    code = ErrorCode.INVALID_ARGUMENT
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+class UnknownAdapterError(ColdError):
+    """The named adapter is not served."""
+
+    code = ErrorCode.NOT_FOUND
+
+
+class QueueFullError(ColdError):
+    """The waiting queue has reached its limit."""
+
+    code = ErrorCode.UNAVAILABLE
+
+
+class ShuttingDownError(ColdError):
+    """The server takes no more work."""
+
+    code = ErrorCode.UNAVAILABLE
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down")
+
+
+class RequestCancelledError(ColdError):
+    """The client cancelled the request while it was still waiting."""
+
+    code = ErrorCode.CANCELLED
+
+    def __init__(self) -> None:
+        super().__init__("the request was cancelled")
+
+
+class StepError(ColdError):
+    """A decoding step failed."""
+
+    code = ErrorCode.INTERNAL
+
+
+class ConfigError(ColdError):
+    """The settings, the model or an adapter cannot be used."""
+
+    code = ErrorCode.INVALID_ARGUMENT

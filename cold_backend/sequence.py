@@ -1,0 +1,152 @@
+"""One running generation: its tokens, its text, and what the client has been sent."""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from dataclasses import dataclass
+from typing import Protocol
+
+from cold_backend.detokenizer import Detokenizer, StopWords
+from cold_backend.errors import ColdError
+from cold_backend.request import GenerationRequest
+from cold_backend.tokenizer import Tokenizer
+
+
+class FinishReason(enum.Enum):
+    """Why a sequence ended."""
+
+    STOP = "stop"  # end of sequence, or a stop word
+    LENGTH = "length"  # max_tokens
+    CANCELLED = "cancelled"  # the client went away
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A picked token and what the step found out about it.
+
+    Attributes:
+        expert_log_prob: natural logarithm, NaN where the expert did not run.
+        base_log_prob: likewise for the base.
+        expert_token: the expert's own best, -1 where it did not run.
+        valid_count: size of the valid set.
+    """
+
+    id: int
+    expert_log_prob: float
+    base_log_prob: float
+    expert_token: int
+    valid_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one response carries: text and tokens since the last one."""
+
+    text: str
+    tokens: tuple[Token, ...]
+    finish_reason: FinishReason | None
+
+
+class Sink(Protocol):
+    """Where a sequence's pieces go. Exactly one final piece or failure ends it."""
+
+    def send(self, piece: Piece) -> None:
+        """Sends a piece; one with a finish reason is final."""
+        ...
+
+    def fail(self, error: ColdError) -> None:
+        """Ends the request with an error."""
+        ...
+
+    def is_cancelled(self) -> bool:
+        """Whether the client no longer wants the answer."""
+        ...
+
+
+class Sequence:
+    """A request from admission to its end.
+
+    Args:
+        request: what was asked for.
+        sink: where the answer goes.
+        tokenizer: the base model's.
+    """
+
+    def __init__(self, request: GenerationRequest, sink: Sink, tokenizer: Tokenizer) -> None:
+        self.request = request
+        self.sink = sink
+        self.slot = -1
+        self.fed = 0  # tokens that the KV cache holds
+        self.tokens = list(request.prompt)
+        self._eos_ids = tokenizer.eos_ids
+        self._detokenizer = Detokenizer(tokenizer.decode, request.prompt)
+        self._stop_words = StopWords(request.stop_words)
+        self._counts = Counter(dict.fromkeys(request.prompt, 0))
+        self._text = request.echo  # not sent yet
+        self._unsent: list[Token] = []
+
+    @property
+    def pending(self) -> int:
+        """Tokens that the models have not seen yet: a prompt's rest, or the newest token."""
+        return len(self.tokens) - self.fed
+
+    @property
+    def output_length(self) -> int:
+        """Tokens generated so far."""
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def banned(self) -> list[int]:
+        """Tokens that must not come next."""
+        banned = [
+            word[-1]
+            for word in self.request.bad_words
+            if len(word) - 1 <= self.output_length and self._ends_with(word[:-1])
+        ]
+        if self.output_length < self.request.min_tokens:
+            banned += self._eos_ids
+        return banned
+
+    @property
+    def counts(self) -> Counter[int]:
+        """How often each token stands in the output; tokens of the prompt alone have 0."""
+        return self._counts
+
+    def accept(self, token: Token) -> FinishReason | None:
+        """Adds the picked token; says whether and why the sequence ends with it.
+
+        Mutates: tokens and the text to be sent.
+        """
+        self.tokens.append(token.id)
+        self._counts[token.id] += 1
+        self._unsent.append(token)
+        if token.id in self._eos_ids and not self.request.ignore_eos:
+            self._text += self._stop_words.flush()
+            return FinishReason.STOP
+        if self._add_text(self._detokenizer.push(token.id)):
+            return FinishReason.STOP
+        if self.output_length >= self.request.max_tokens:
+            self._text += self._stop_words.flush()
+            return FinishReason.LENGTH
+        return None
+
+    def send(self, reason: FinishReason | None) -> None:
+        """Sends what is ready: always at the end, before it where text is due in a stream."""
+        if reason is None and not (self.request.stream and self._text):
+            return
+        piece = Piece(self._text, tuple(self._unsent), reason)
+        self._text, self._unsent = "", []
+        self.sink.send(piece)
+
+    def _add_text(self, piece: str) -> bool:
+        """Adds text to be sent; returns whether a stop word ends it."""
+        if self.output_length < self.request.min_tokens:
+            self._text += piece
+            return False
+        safe, stopped = self._stop_words.push(piece)
+        self._text += safe
+        return stopped
+
+    def _ends_with(self, ids: tuple[int, ...]) -> bool:
+        return not ids or tuple(self.tokens[-len(ids) :]) == ids

@@ -1,0 +1,1 @@
+"""`cold-server`: starts tritonserver with the CoLD models and stops it cleanly."""

@@ -1,0 +1,205 @@
+"""The `cold-server` command."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cold_backend import __version__
+from cold_backend.config import (
+    DEVICES,
+    DTYPES,
+    EXECUTIONS,
+    Settings,
+    read_settings_file,
+    settings_from,
+)
+from cold_backend.errors import ConfigError
+from cold_backend.server.process import Endpoints, ServerProcess, wait_until
+
+_DEFAULT_CONTEXT = 2048
+_ENDPOINTS = tuple(field.name for field in dataclasses.fields(Endpoints))
+_EPILOG = """\
+Options override the file. It holds the same settings with underscores:
+
+  base_model = "models/SmolLM2-135M-Instruct"
+  max_sequences = 32
+  http_port = 8000
+  [adapters]
+  equations = "adapters/equations"
+
+What follows a bare -- goes to tritonserver as it is, TLS options for instance.
+Exit code: 0 after Ctrl-C or SIGTERM, 1 if the server cannot start or dies, 2 for bad usage.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the server until Ctrl-C or SIGTERM; returns the exit code."""
+    arguments, extra = _split(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(arguments)
+    try:
+        settings, endpoints = _configure(options)
+        return _serve(settings, endpoints, verbose=options.verbose, extra=extra)
+    except ConfigError as error:
+        _say(f"cold-server: {error}")
+        return 1
+
+
+def _serve(settings: Settings, endpoints: Endpoints, *, verbose: bool, extra: Sequence[str]) -> int:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    adapters = ", ".join(settings.adapter_names) or "none"
+    _say(f"loading {settings.base_model} with adapters: {adapters}")
+    begun = time.monotonic()
+    with ServerProcess(settings, endpoints, verbose=verbose, extra=extra) as server:
+
+        def stopped(seconds: float) -> bool:
+            return stop.wait(seconds) or server.exit_code is not None
+
+        if wait_until(lambda: server.is_ready, stopped=stopped):
+            _say(
+                f"ready after {time.monotonic() - begun:.0f} s on {endpoints.host}: "
+                f"HTTP {endpoints.http_port}, gRPC {endpoints.grpc_port}, "
+                f"metrics {endpoints.metrics_port}; Ctrl-C stops"
+            )
+            wait_until(lambda: False, stopped=stopped)
+        if not stop.is_set():
+            _say(f"cold-server: tritonserver ended by itself, exit code {server.exit_code}")
+            return 1
+        _say("stopping")
+    return 0
+
+
+def _configure(options: argparse.Namespace) -> tuple[Settings, Endpoints]:
+    """Settings and endpoints from the file and the options over it, checked against the model.
+
+    Raises:
+        ConfigError: something does not fit.
+    """
+    values = read_settings_file(options.config) if options.config else {}
+    values |= {
+        name: value
+        for name, value in vars(options).items()
+        if value is not None and name not in ("config", "verbose", "adapter")
+    }
+    values["adapters"] = {**values.get("adapters", {}), **dict(options.adapter)}
+    endpoints = _endpoints({name: values.pop(name) for name in _ENDPOINTS if name in values})
+    fixed_context = "max_context" in values
+    return _checked(_absolute(settings_from(values)), fixed_context=fixed_context), endpoints
+
+
+def _endpoints(values: dict[str, Any]) -> Endpoints:
+    for name, value in values.items():
+        wanted = str if name == "host" else int
+        if type(value) is not wanted:
+            raise ConfigError(f"{name}: must be of type {wanted.__name__}, got {value!r}")
+    return Endpoints(**values)
+
+
+def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
+    """Checks what can be checked without loading weights; settles the context."""
+    # Imported late: --help and a wrong option should not wait for torch.
+    from cold_backend.adapters import check_fit, load_adapter
+    from cold_backend.language_model import context_limit, empty_model, load_config
+    from cold_backend.loading import device_of, load_tokenizer, ops_for
+
+    if settings.execution == "fused":
+        raise ConfigError("execution: fused is not available yet, use ensemble")
+    config = load_config(settings.base_model)
+    limit = context_limit(config)
+    if not fixed_context:
+        settings = dataclasses.replace(settings, max_context=min(_DEFAULT_CONTEXT, limit))
+    elif settings.max_context > limit:
+        raise ConfigError(
+            f"max_context: the model allows at most {limit} tokens, got {settings.max_context}"
+        )
+    ops_for(settings, device_of(settings, 0))
+    load_tokenizer(settings)
+    if settings.adapters:
+        model = empty_model(config)
+        for name, path in settings.adapters.items():
+            check_fit(load_adapter(name, path), model)
+    return settings
+
+
+def _absolute(settings: Settings) -> Settings:
+    """Paths as the model processes, which run elsewhere, can use them."""
+    return dataclasses.replace(
+        settings,
+        base_model=str(Path(settings.base_model).expanduser().absolute()),
+        adapters={n: str(Path(p).expanduser().absolute()) for n, p in settings.adapters.items()},
+    )
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Our arguments, and tritonserver's behind `--`."""
+    argv = list(argv)
+    if "--" not in argv:
+        return argv, []
+    at = argv.index("--")
+    return argv[:at], argv[at + 1 :]
+
+
+def _adapter(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise argparse.ArgumentTypeError(f"must be NAME=DIR, got {text!r}")
+    return name, path
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cold-server",
+        description="Serves a base model and LoRA adapters with contrastive decoding (CoLD).",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--base-model", metavar="DIR", help="Hugging Face causal language model, safetensors")
+    add(
+        "--adapter",
+        type=_adapter,
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="PEFT LoRA adapter and the name requests use for it; may be repeated",
+    )
+    add("--default-adapter", metavar="NAME", help="default: the first adapter")
+    add("--config", type=Path, metavar="FILE.toml", help="settings from a file, see below")
+    add("--host", metavar="ADDRESS", help="default: 127.0.0.1")
+    for kind, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
+        add(f"--{kind}-port", type=int, metavar="PORT", help=f"default: {port}")
+    add("--device", choices=DEVICES, help="default: auto, an NPU, else a GPU, else the CPU")
+    add("--dtype", choices=DTYPES, help="default: auto, float32 on a CPU, else bfloat16")
+    add("--execution", choices=EXECUTIONS, help="default: ensemble")
+    add("--max-sequences", type=int, metavar="N", help="requests that run at once; default: 16")
+    add(
+        "--max-context",
+        type=int,
+        metavar="N",
+        help=f"tokens of prompt and output; default: {_DEFAULT_CONTEXT}, or the model's limit",
+    )
+    add("--max-step-tokens", type=int, metavar="N", help="tokens of one step; default: 256")
+    add("--max-queue", type=int, metavar="N", help="requests that may wait; default: 256")
+    add("--threads", type=int, metavar="N", help="CPU threads of each language model")
+    add("--kernels", metavar="NAME", help="implementation of the ops; default: auto")
+    add("--verbose", action="store_true", help="show tritonserver's own log")
+    add("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""A tritonserver process from start to clean end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from cold_backend.config import Settings
+from cold_backend.errors import ConfigError
+from cold_backend.server.installation import find_tritonserver
+from cold_backend.server.repository import write_repository
+
+_SHARED_MEMORY = Path("/dev/shm")
+_SHARED_MEMORY_BYTES = 16 << 20  # of each model process; two vocabulary-wide rows are 0.4 MB
+_EXIT_TIMEOUT_S = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoints:
+    """Where the server listens.
+
+    Attributes:
+        host: address; loopback unless told otherwise.
+    """
+
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+
+    def check_free(self) -> None:
+        """Raises ConfigError if a port cannot be had."""
+        for name in ("http_port", "grpc_port", "metrics_port"):
+            port = getattr(self, name)
+            family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                # As the servers do: connections of an earlier run that linger are no obstacle.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((self.host, port))
+                except (OSError, OverflowError) as error:
+                    reason = getattr(error, "strerror", None) or error
+                    raise ConfigError(f"{name}: {self.host}:{port}: {reason}") from error
+
+
+class ServerProcess:
+    """A running tritonserver with the CoLD models; a context manager that stops it.
+
+    Args:
+        settings: what to serve.
+        endpoints: where to listen.
+        verbose: let tritonserver print its own information and warnings.
+        extra: further arguments for tritonserver.
+
+    Raises:
+        ConfigError: a port is taken, or there is no tritonserver.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        endpoints: Endpoints,
+        *,
+        verbose: bool = False,
+        extra: Sequence[str] = (),
+    ) -> None:
+        endpoints.check_free()
+        self._endpoints = endpoints
+        self._workspace = Path(tempfile.mkdtemp(prefix="cold-server-"))
+        self._shared_memory_prefix = self._workspace.name + "-"
+        try:
+            self._lifeline = self._open_lifeline(settings)
+            command = self._command(verbose, extra)
+        except BaseException:
+            shutil.rmtree(self._workspace)
+            raise
+        # A session of its own: Ctrl-C in a terminal reaches this process alone, which then ends
+        # the streams before it stops tritonserver.
+        self._process = subprocess.Popen(
+            command.arguments, env=command.environment, start_new_session=True
+        )
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of the process; None while it runs."""
+        return self._process.poll()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the server says that all models are loaded."""
+        host = f"[{self._endpoints.host}]" if ":" in self._endpoints.host else self._endpoints.host
+        host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+        url = f"http://{host}:{self._endpoints.http_port}/v2/health/ready"
+        try:
+            with urllib.request.urlopen(url, timeout=2) as response:
+                return bool(response.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def stop(self) -> None:
+        """Ends the running streams, then the server; nothing of it is left behind."""
+        if self._lifeline < 0:
+            return
+        os.close(self._lifeline)
+        self._lifeline = -1
+        self._process.terminate()
+        try:
+            self._process.wait(_EXIT_TIMEOUT_S + 5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        # Model processes outlive a tritonserver that was killed.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        for region in _SHARED_MEMORY.glob(self._shared_memory_prefix + "*"):
+            region.unlink(missing_ok=True)
+        shutil.rmtree(self._workspace, ignore_errors=True)
+
+    def _open_lifeline(self, settings: Settings) -> int:
+        """Writes what the models read; returns the pipe whose end tells them to stop."""
+        settings_file = self._workspace / "settings.json"
+        settings.save(settings_file)
+        lifeline = self._workspace / "lifeline"
+        os.mkfifo(lifeline)
+        write_repository(self._workspace / "models", settings, settings_file, lifeline)
+        # Open for both directions, so that opening does not wait for the reader.
+        return os.open(lifeline, os.O_RDWR)
+
+    def _command(self, verbose: bool, extra: Sequence[str]) -> _Command:
+        installation = find_tritonserver(self._workspace)
+        e = self._endpoints
+        options = {
+            "model-repository": self._workspace / "models",
+            "http-address": e.host,
+            "grpc-address": e.host,
+            "metrics-address": e.host,
+            "http-port": e.http_port,
+            "grpc-port": e.grpc_port,
+            "metrics-port": e.metrics_port,
+            "exit-timeout-secs": _EXIT_TIMEOUT_S,
+            "log-info": str(verbose).lower(),
+            "log-warning": str(verbose).lower(),
+        }
+        shared_memory = {
+            "shm-region-prefix-name": self._shared_memory_prefix,
+            "shm-default-byte-size": _SHARED_MEMORY_BYTES,
+            "shm-growth-byte-size": _SHARED_MEMORY_BYTES,
+        }
+        arguments = [
+            str(installation.binary),
+            *installation.arguments,
+            *(f"--{name}={value}" for name, value in options.items()),
+            *(f"--backend-config=python,{name}={value}" for name, value in shared_memory.items()),
+            *extra,
+        ]
+        # The model processes take the first python3 on the PATH: this one.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        return _Command(arguments, os.environ | installation.environment | {"PATH": path})
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    arguments: list[str]
+    environment: dict[str, str]
+
+
+def wait_until(condition: Callable[[], bool], *, stopped: Callable[[float], bool]) -> bool:
+    """Polls until the condition holds (true) or `stopped(seconds)` says to give up (false)."""
+    while not condition():
+        if stopped(0.2):
+            return False
+    return True

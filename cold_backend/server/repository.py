@@ -1,0 +1,45 @@
+"""The model repository of one running server: the project's, plus this server's parameters."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import cold_backend
+from cold_backend.config import Settings
+
+
+def write_repository(target: Path, settings: Settings, settings_file: Path, lifeline: Path) -> None:
+    """Copies the model repository and adds parameters to its configs.
+
+    `settings` and `lifeline` are for the models; the rest tells clients, through tritonserver's
+    model configuration API, what is being served.
+    """
+    shutil.copytree(_source(), target, ignore=shutil.ignore_patterns("__pycache__"))
+    for config in target.glob("*/config.pbtxt"):
+        _add_parameters(config, {"settings": str(settings_file)})
+    served = {
+        "lifeline": str(lifeline),
+        "base_model": Path(settings.base_model).name,
+        "adapters": json.dumps(settings.adapter_names),
+        "default_adapter": settings.default_adapter,
+        "max_context": str(settings.max_context),
+        "max_sequences": str(settings.max_sequences),
+    }
+    _add_parameters(target / "cold" / "config.pbtxt", served)
+
+
+def _source() -> Path:
+    """The model repository: inside the installed package, or beside it in a checkout."""
+    package = Path(cold_backend.__file__).parent
+    inside = package / "model_repository"
+    return inside if inside.is_dir() else package.parent / "model_repository"
+
+
+def _add_parameters(config: Path, parameters: dict[str, str]) -> None:
+    with config.open("a", encoding="utf-8") as file:
+        for key, value in parameters.items():
+            # JSON's escapes are those of protobuf's text format.
+            text = json.dumps(value)
+            file.write(f'parameters {{ key: "{key}" value {{ string_value: {text} }} }}\n')

@@ -1,0 +1,1 @@
+"""Data, training and evaluation of the example adapter: word problem to prefix equation."""

@@ -1,0 +1,16 @@
+"""The amateur: base logits of a step's emitting rows."""
+
+from cold_backend import server_io
+from cold_backend.loading import load_base_lm
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self._model = load_base_lm(server_io.start(args))
+
+    def execute(self, requests):
+        return server_io.answer(requests, self._forward)
+
+    def _forward(self, inputs):
+        logits = self._model.forward(inputs["tokens"], inputs["rows"])
+        return {"base_logits": logits.float().cpu().numpy()}

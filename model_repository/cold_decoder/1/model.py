@@ -1,0 +1,25 @@
+"""The decision: both models' logits in, the next token of every emitting row out."""
+
+import torch
+
+from cold_backend import server_io
+from cold_backend.decoding import decode
+from cold_backend.loading import device_of, ops_for
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        settings = server_io.start(args)
+        self._device = device_of(settings, 0)
+        self._ops = ops_for(settings, self._device)
+
+    def execute(self, requests):
+        return server_io.answer(requests, self._decode)
+
+    def _decode(self, inputs):
+        expert, base = (
+            torch.from_numpy(inputs[name]).to(self._device)
+            for name in ("expert_logits", "base_logits")
+        )
+        result = decode(self._ops, server_io.read_step(inputs), expert, base)
+        return {"picks": result.picks, "log_probs": result.log_probs}

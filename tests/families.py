@@ -1,0 +1,69 @@
+"""Tiny random models of the supported families, and adapters for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+VOCAB = 151
+_SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "head_dim": 8,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {},
+    "mistral": {"sliding_window": 12},
+    "gemma": {},
+    "gemma2": {"sliding_window": 12, "query_pre_attn_scalar": 8},
+    "gemma3_text": {"sliding_window": 12, "query_pre_attn_scalar": 8},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
+    "phi3": {},
+    "gpt_neox": {},
+}
+LORA_OPTIONS: dict[str, dict[str, Any]] = {
+    "gpt2": {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True},
+}
+
+
+def make_model(family: str, path: Path, seed: int = 0) -> Path:
+    """Writes a random model whose logits are far enough apart for tokens to be compared."""
+    torch.manual_seed(seed)
+    config = transformers.AutoConfig.for_model(family, **(_SIZES | FAMILIES[family]))
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight.normal_(0, 0.25)
+    model.save_pretrained(path)
+    return path
+
+
+def make_adapter(base: Path, path: Path, *, seed: int = 1, **options: Any) -> Path:
+    """Writes a random adapter with B != 0."""
+    torch.manual_seed(seed)
+    model: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(base)
+    family = model.config.model_type  # type: ignore[union-attr]
+    options = {"target_modules": "all-linear", "r": 4} | LORA_OPTIONS.get(family, {}) | options
+    tuned = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))  # type: ignore[arg-type]
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            if "lora_" in name:
+                weight.normal_(0, 0.2)
+    tuned.save_pretrained(path)
+    return path

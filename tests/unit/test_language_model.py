@@ -1,0 +1,115 @@
+"""The packed forward against plain transformers and PEFT, sequence by sequence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from peft import PeftModel
+
+from cold_backend.adapters import check_fit, load_adapter
+from cold_backend.contract import Reads, Row
+from cold_backend.language_model import LanguageModel, empty_model, load_config, load_model
+from cold_backend.lora import attach_adapters
+from cold_kernels import load_ops
+from tests.families import FAMILIES, VOCAB, make_adapter, make_model
+
+CPU = torch.device("cpu")
+
+
+def packed(path: Path, adapters: dict[str, Path] | None = None, slots: int = 4) -> LanguageModel:
+    config = load_config(str(path))
+    model = load_model(str(path), config, torch.float32, CPU)
+    lora = None
+    if adapters:
+        loaded = [load_adapter(name, str(p)) for name, p in adapters.items()]
+        for adapter in loaded:
+            check_fit(adapter, empty_model(config))
+        lora = attach_adapters(model, loaded, load_ops("reference", CPU))
+    reader = Reads.EXPERT if adapters else Reads.BASE
+    return LanguageModel(model, reader, slots=slots, context=96, lora=lora)
+
+
+def rows(*columns: dict[Row, int]) -> np.ndarray[Any, np.dtype[np.int32]]:
+    both = int(Reads.EXPERT | Reads.BASE)
+    defaults = {Row.SLOT: 0, Row.START: 0, Row.ADAPTER: -1, Row.READS: both, Row.EMITS: 1}
+    return np.array([[(defaults | c)[name] for name in Row] for c in columns], np.int32)
+
+
+def reference(path: Path, ids: list[int], adapter: Path | None = None) -> torch.Tensor:
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager")
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter)
+    with torch.inference_mode():
+        return model.eval()(torch.tensor([ids])).logits[0]
+
+
+def prompt(length: int, seed: int) -> list[int]:
+    return np.random.default_rng(seed).integers(3, VOCAB, length).tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_steps_equal_plain_forwards(family: str, tmp_path: Path) -> None:
+    """Chunks of one prompt, a whole other prompt and decode steps share forwards."""
+    base = make_model(family, tmp_path / "base")
+    adapter = make_adapter(base, tmp_path / "adapter")
+    expert = packed(base, {"one": adapter})
+    first, second = prompt(40, 1), prompt(7, 2)
+
+    expert.forward(
+        np.array(first[:15]), rows({Row.SLOT: 2, Row.LENGTH: 15, Row.ADAPTER: 0, Row.EMITS: 0})
+    )
+    logits = expert.forward(
+        np.array(first[15:39] + second),
+        rows(
+            {Row.SLOT: 2, Row.START: 15, Row.LENGTH: 24, Row.ADAPTER: 0},
+            {Row.SLOT: 1, Row.LENGTH: 7},
+        ),
+    )
+    more = expert.forward(
+        np.array([5, first[39]]),
+        rows(
+            {Row.SLOT: 1, Row.START: 7, Row.LENGTH: 1},
+            {Row.SLOT: 2, Row.START: 39, Row.LENGTH: 1, Row.ADAPTER: 0},
+        ),
+    )
+
+    adapted, plain = reference(base, first, adapter), reference(base, [*second, 5])
+    torch.testing.assert_close(logits[0], adapted[38], atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(logits[1], plain[6], atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(more[0], plain[7], atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(more[1], adapted[39], atol=2e-4, rtol=1e-4)
+    assert (adapted[38] - reference(base, first)[38]).abs().max() > 0.1
+
+
+ADAPTER_KINDS: dict[str, dict[str, Any]] = {
+    "rslora": {"use_rslora": True, "lora_alpha": 8},
+    "patterns": {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.mlp.up_proj": 32}},
+    "head": {"target_modules": ["lm_head", "q_proj"]},
+    "embedding": {"target_modules": ["embed_tokens", "v_proj"]},
+    "regex": {"target_modules": r".*\.layers\.1\..*(q|v)_proj"},
+    "first layer": {"target_modules": ["o_proj"], "layers_to_transform": [0]},
+}
+
+
+@pytest.mark.parametrize("kind", ADAPTER_KINDS)
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # PEFT on tied or saved embeddings
+def test_adapters_of_every_form_side_by_side(kind: str, tmp_path: Path) -> None:
+    base = make_model("llama", tmp_path / "base")
+    plain = make_adapter(base, tmp_path / "plain", r=3)
+    special = make_adapter(base, tmp_path / "special", seed=5, **ADAPTER_KINDS[kind])
+    expert = packed(base, {"plain": plain, "special": special})
+    ids = prompt(9, 3)
+
+    logits = expert.forward(
+        np.array(ids * 3),
+        rows(*({Row.SLOT: i + 1, Row.LENGTH: 9, Row.ADAPTER: i} for i in (0, 1, -1))),
+    )
+
+    for row, adapter in enumerate((plain, special, None)):
+        expected = reference(base, ids, adapter)[-1]
+        torch.testing.assert_close(logits[row], expected, atol=2e-4, rtol=1e-4)
