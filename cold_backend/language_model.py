@@ -159,7 +159,7 @@ def load_model(path: str, config: Any, dtype: torch.dtype, device: torch.device)
         )
     except (ValueError, OSError) as error:
         raise ConfigError(f"base_model: {path}: {_first_line(error)}") from error
-    return model.eval().requires_grad_(False).to(device)  # type: ignore[no-any-return]
+    return model.eval().requires_grad_(False).to(device)
 
 
 def empty_model(config: Any) -> nn.Module:
@@ -170,7 +170,7 @@ def empty_model(config: Any) -> nn.Module:
     """
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)  # type: ignore[no-any-return]
+            return AutoModelForCausalLM.from_config(config)
     except ValueError as error:
         raise ConfigError(f"base_model: {_first_line(error)}") from error
 

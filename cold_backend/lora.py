@@ -105,7 +105,7 @@ class LoraEmbedding(_LoraLayer):
         """ids [1, T] -> [1, T, M]"""
         y: Tensor = self.inner(ids)
         index = self._bank.index
-        for adapter in index.unique().tolist():
+        for adapter in sorted(set(index.tolist())):
             if adapter >= 0:
                 tokens = (index == adapter).nonzero()[:, 0]
                 shrunk = self.a[adapter][:, ids[0, tokens]].T.float()  # [t, K]

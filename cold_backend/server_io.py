@@ -170,7 +170,9 @@ def _answer(request: Any, compute: Callable[[Arrays], Arrays]) -> Any:
 
 
 def _triton_error(error: ColdError) -> Any:
-    return pb_utils.TritonError(str(error), getattr(pb_utils.TritonError, _CODES[error.code]))
+    # The code is in the text too: a gRPC stream carries no code, and HTTP's status is coarse.
+    text = f"{error} [{error.code.value}]"
+    return pb_utils.TritonError(text, getattr(pb_utils.TritonError, _CODES[error.code]))
 
 
 def _parameter(args: dict[str, str], name: str) -> str:

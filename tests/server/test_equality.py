@@ -1,0 +1,127 @@
+"""Tokens through the real server against the slow reference, alone and in company."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from cold_client import AsyncClient, Client, Request
+from tests.conftest import Server
+from tests.prompts import Prompt
+from tests.reference import Decoding, Reference
+
+pytestmark = pytest.mark.server
+
+TOKENS = 16
+DECODINGS = (
+    Decoding("greedy"),
+    Decoding("cold", 0.1, 0.5),
+    Decoding("cold", 0.3, 1.0),
+    Decoding("cold", 0.05, 0.25),
+)
+
+
+def request_for(prompt: Prompt, decoding: Decoding) -> Request:
+    request = Request(
+        input_ids=None if prompt.messages else prompt.ids,
+        messages=prompt.messages,
+        decoding=decoding.name,  # type: ignore[arg-type]
+        max_tokens=TOKENS,
+    )
+    if decoding.name == "cold":
+        request = dataclasses.replace(request, alpha=decoding.alpha, beta=decoding.beta)
+    return request
+
+
+@pytest.mark.parametrize("decoding", DECODINGS, ids=str)
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_alone(
+    protocol: str, decoding: Decoding, server: Server, prompts: list[Prompt], reference: Reference
+) -> None:
+    with Client(getattr(server, protocol)) as client:
+        for prompt in prompts:
+            with client.stream(request_for(prompt, decoding)) as stream:
+                tokens = [token for piece in stream for token in piece.token_ids]
+            assert tokens == reference.decode(prompt.ids, decoding, TOKENS)
+
+
+async def test_sixteen_at_once(
+    server: Server, prompts: list[Prompt], reference: Reference
+) -> None:
+    """Prompts of all lengths and decodings of all kinds, started one after the other."""
+    jobs = [(prompt, decoding) for prompt in prompts for decoding in DECODINGS]
+    gate = asyncio.Semaphore(16)
+
+    async with AsyncClient(server.grpc) as client:
+
+        async def run(order: int, prompt: Prompt, decoding: Decoding) -> tuple[int, ...]:
+            await asyncio.sleep(0.05 * order)
+            async with gate:
+                result = await client.generate(request_for(prompt, decoding), timeout_s=300)
+            return tuple(result.token_ids)
+
+        answers = await asyncio.gather(*(run(i, *job) for i, job in enumerate(jobs)))
+
+    for (prompt, decoding), tokens in zip(jobs, answers, strict=True):
+        assert list(tokens) == reference.decode(prompt.ids, decoding, TOKENS)
+
+
+def test_reported_logits_are_within_a_thousandth(
+    server: Server, prompts: list[Prompt], reference: Reference
+) -> None:
+    with Client(server.grpc) as client:
+        for prompt in prompts[::3]:
+            result = client.generate(
+                Request(input_ids=prompt.ids, max_tokens=1, return_contrast=True)
+            )
+            (contrast,) = result.contrast or ()
+            (token,) = result.token_ids
+            expert, base = reference.logits(prompt.ids)
+            for reported, logits in (
+                (contrast.expert_log_prob, expert),
+                (contrast.base_log_prob, base),
+            ):
+                expected = float(logits[token] - logits.logsumexp(0))
+                assert reported == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("change", [{"beta": 0.0}, {"alpha": 1.0}], ids=str)
+def test_no_contrast_is_plain_greedy(
+    change: dict[str, float], server: Server, prompts: list[Prompt]
+) -> None:
+    with Client(server.grpc) as client:
+        for prompt in prompts[::2]:
+            greedy = request_for(prompt, Decoding("greedy"))
+            cold = dataclasses.replace(greedy, decoding="cold", **change)
+            assert client.generate(cold).token_ids == client.generate(greedy).token_ids
+
+
+def test_base_ignores_the_adapter(
+    server: Server, prompts: list[Prompt], reference: Reference
+) -> None:
+    decoding = Decoding("base")
+    with Client(server.grpc) as client:
+        for prompt in prompts[::5]:
+            result = client.generate(request_for(prompt, decoding))
+            assert list(result.token_ids) == reference.decode(prompt.ids, decoding, TOKENS)
+
+
+def test_seeded_samples_do_not_depend_on_company(server: Server, prompts: list[Prompt]) -> None:
+    async def together(requests: list[Request]) -> list[tuple[int, ...]]:
+        async with AsyncClient(server.grpc) as client:
+            results = await asyncio.gather(*(client.generate(r, timeout_s=300) for r in requests))
+        return [tuple(result.token_ids) for result in results]
+
+    requests = [
+        dataclasses.replace(
+            request_for(prompt, Decoding("cold")), temperature=1.0, seed=seed, top_k=top_k
+        )
+        for prompt in prompts[:4]
+        for seed, top_k in ((7, None), (2**64 - 1, 40))
+    ]
+    with Client(server.grpc) as client:
+        alone = [tuple(client.generate(request).token_ids) for request in requests]
+    assert asyncio.run(together(requests)) == alone
+    assert len(set(alone)) > len(alone) // 2
