@@ -23,6 +23,8 @@ class Detokenizer:
     def __init__(self, decode: Callable[[Sequence[int]], str], prompt: Sequence[int]) -> None:
         self._decode = decode
         self._window = list(prompt[-_CONTEXT:])
+        while self._window and decode(self._window).startswith(_INCOMPLETE):
+            del self._window[0]  # the rest of a character that began before the window
         self._settled = len(self._window)  # tokens of the window whose text is out in full
         self._released = len(decode(self._window).rstrip(_INCOMPLETE))  # characters out
 

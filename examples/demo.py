@@ -1,6 +1,6 @@
 """Starts a server, has one prompt decoded by the base, greedily and by CoLD, and stops it.
 
-    python examples/demo.py --base-model DIR --adapter equations=examples/adapters/equations
+python examples/demo.py --base-model DIR --adapter equations=examples/adapters/equations
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-
 from equations import checkpoint, data, report
 from equations.evaluation import measure
 from equations.model import ModelError, add_adapter, encode, load_adapter, load_base

@@ -122,11 +122,10 @@ def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
             f"max_context: the model allows at most {limit} tokens, got {settings.max_context}"
         )
     ops_for(settings, device_of(settings, 0))
+    model = empty_model(config)
+    for name, path in settings.adapters.items():
+        check_fit(load_adapter(name, path), model)
     load_tokenizer(settings)
-    if settings.adapters:
-        model = empty_model(config)
-        for name, path in settings.adapters.items():
-            check_fit(load_adapter(name, path), model)
     return settings
 
 

@@ -82,9 +82,7 @@ def encode(tokenizer: Any, problems: Sequence[Problem]) -> list[Example]:
     examples = []
     for problem in problems:
         answer: list[int] = tokenizer(problem.equation, add_special_tokens=False).input_ids
-        examples.append(
-            Example(prompt_ids(tokenizer, problem), [*answer, tokenizer.eos_token_id])
-        )
+        examples.append(Example(prompt_ids(tokenizer, problem), [*answer, tokenizer.eos_token_id]))
     return examples
 
 

@@ -58,8 +58,10 @@ def learning_rate_at(step: int, settings: Settings) -> float:
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
     span = max(1, settings.steps - settings.warmup_steps)
-    return settings.learning_rate * 0.5 * (
-        1 + math.cos(math.pi * (step - settings.warmup_steps) / span)
+    return (
+        settings.learning_rate
+        * 0.5
+        * (1 + math.cos(math.pi * (step - settings.warmup_steps) / span))
     )
 
 

@@ -33,7 +33,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("decoding", HELLO | {"decoding": "beam"}),
     ("lora_name", HELLO | {"lora_name": "../../etc/passwd"}),
     ("text_input", {"text_input": ""}),
-    ("text_input", {}),
+    ("text_input", {"max_tokens": 5}),
     ("text_input", {"text_input": "word " * 1000}),
     ("text_input", HELLO | {"input_ids": [1]}),
     ("messages", {"messages": "{"}),

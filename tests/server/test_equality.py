@@ -47,9 +47,7 @@ def test_alone(
             assert tokens == reference.decode(prompt.ids, decoding, TOKENS)
 
 
-async def test_sixteen_at_once(
-    server: Server, prompts: list[Prompt], reference: Reference
-) -> None:
+async def test_sixteen_at_once(server: Server, prompts: list[Prompt], reference: Reference) -> None:
     """Prompts of all lengths and decodings of all kinds, started one after the other."""
     jobs = [(prompt, decoding) for prompt in prompts for decoding in DECODINGS]
     gate = asyncio.Semaphore(16)

@@ -1,0 +1,148 @@
+"""The contrast ops against the formula, row by row, and its exact consequences."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cold_kernels import KernelError, Mode, Ops, Selection, load_ops
+
+OPS: Ops = load_ops("reference", torch.device("cpu"))
+COLD, EXPERT, BASE = (int(mode) for mode in Mode)
+
+
+def select(
+    expert: Tensor,
+    base: Tensor,
+    *,
+    mode: int = COLD,
+    alpha: float = 0.1,
+    beta: float = 0.5,
+    temperature: float = 0.0,
+    noise: Tensor | None = None,
+) -> Selection:
+    rows = len(expert)
+    return OPS.contrast_select(
+        expert,
+        base,
+        mode=torch.full((rows,), mode, dtype=torch.int32),
+        alpha=torch.full((rows,), alpha),
+        beta=torch.full((rows,), beta),
+        temperature=torch.full((rows,), temperature),
+        noise=noise,
+    )
+
+
+def logits(rows: int, vocab: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return (torch.randn(rows, vocab, generator=torch.manual_seed(seed)) * 4).to(dtype)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    vocab=st.integers(1, 300),
+    seed=st.integers(0, 2**20),
+    alpha=st.floats(2**-20, 1, width=32),
+    beta=st.floats(0, 10, width=32),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+)
+def test_the_formula(vocab: int, seed: int, alpha: float, beta: float, dtype: torch.dtype) -> None:
+    expert, base = logits(2, vocab, seed, dtype), logits(2, vocab, seed + 1, dtype)
+    result = select(expert, base, alpha=alpha, beta=beta)
+    for row in range(2):
+        e, a = expert[row].double(), base[row].double()
+        cutoff = e.max() + math.log(alpha)
+        sure = e >= cutoff + 1e-5
+        scores = (e + beta * (e - a)).masked_fill(e < cutoff - 1e-5, -math.inf)
+        token = int(result.token[row])
+        assert scores[token] >= scores[sure].max() - 1e-4
+        assert abs(int(result.valid_count[row]) - int(sure.sum())) <= int(
+            ((e - cutoff).abs() <= 1e-5).sum()
+        )
+        assert result.expert_token[row] == e.argmax()
+        assert result.expert_log_prob[row] == pytest.approx(
+            float(e.log_softmax(0)[token]), abs=1e-4
+        )
+        assert result.base_log_prob[row] == pytest.approx(float(a.log_softmax(0)[token]), abs=1e-4)
+
+
+@pytest.mark.parametrize("change", [{"beta": 0.0}, {"alpha": 1.0}], ids=str)
+def test_no_contrast_is_the_experts_choice(change: dict[str, float]) -> None:
+    expert, base = logits(64, 1000, 1), logits(64, 1000, 2)
+    assert torch.equal(select(expert, base, **change).token, expert.argmax(1))
+
+
+def test_equal_models_give_the_bases_choice() -> None:
+    expert = logits(64, 1000, 3)
+    for beta in (0.0, 0.3, 7.0):
+        assert torch.equal(select(expert, expert.clone(), beta=beta).token, expert.argmax(1))
+
+
+def test_a_constant_on_a_row_changes_nothing() -> None:
+    expert, base = logits(64, 1000, 4), logits(64, 1000, 5)
+    shifted = select(expert + 8, base - 16)
+    assert torch.equal(select(expert, base).token, shifted.token)
+
+
+def test_modes_read_only_their_logits() -> None:
+    expert, base = logits(3, 50, 6), logits(3, 50, 7)
+    broken = torch.full_like(expert, math.nan)
+    alone = select(expert, broken, mode=EXPERT)
+    assert torch.equal(alone.token, expert.argmax(1))
+    assert alone.base_log_prob.isnan().all()
+    amateur = select(broken, base, mode=BASE)
+    assert torch.equal(amateur.token, base.argmax(1))
+    assert (amateur.expert_token == -1).all()
+
+
+def test_ties_go_left_and_infinities_are_handled() -> None:
+    never = -math.inf
+    expert = torch.tensor(
+        [[0.0, 2.0, 2.0, 2.0], [never, never, 1.0, never], [never, 3.0, never, 2.9]]
+    )
+    result = select(expert, torch.zeros_like(expert), alpha=0.5)
+    assert result.token.tolist() == [1, 2, 1]
+    assert result.valid_count.tolist() == [3, 1, 2]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_broken_logits_are_reported_for_their_row(value: float) -> None:
+    expert = logits(3, 20, 8)
+    expert[1, 5] = value
+    nothing = torch.full((1, 20), -math.inf)
+    assert select(expert, logits(3, 20, 9)).token.tolist()[1] == -1
+    assert (select(expert, logits(3, 20, 9)).token[[0, 2]] >= 0).all()
+    assert select(nothing, nothing, mode=EXPERT).token.tolist() == [-1]
+
+
+def test_gumbel_noise_samples_from_the_softmax_of_the_scores() -> None:
+    rows, scores = 20000, torch.tensor([1.0, 0.0, -1.0, -30.0])
+    noise = -torch.empty(rows, 4).exponential_(generator=torch.manual_seed(0)).log()
+    expert = scores.expand(rows, 4).contiguous()
+    drawn = select(expert, expert, mode=EXPERT, temperature=2.0, noise=noise).token
+    shares = torch.bincount(drawn, minlength=4) / rows
+    torch.testing.assert_close(shares, (scores / 2).softmax(0), atol=0.012, rtol=0)
+
+
+def test_lora_apply_against_dense_products_and_base_rows_bit_identical() -> None:
+    torch.manual_seed(0)
+    y, x = torch.randn(9, 11), torch.randn(9, 7)
+    a, b, scale = torch.randn(3, 4, 7), torch.randn(3, 11, 4), torch.tensor([0.5, 2.0, 1.0])
+    index = torch.tensor([0, -1, 2, 1, 1, -1, 0, 2, -1], dtype=torch.int32)
+    out = y.clone()
+    OPS.lora_apply(out, x, a=a, b=b, scale=scale, index=index)
+    for token, adapter in enumerate(index.tolist()):
+        if adapter < 0:
+            assert torch.equal(out[token], y[token])
+        else:
+            expected = y[token] + scale[adapter] * (b[adapter] @ (a[adapter] @ x[token]))
+            torch.testing.assert_close(out[token], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_unknown_kernels() -> None:
+    with pytest.raises(KernelError, match="auto, reference"):
+        load_ops("magic", torch.device("cpu"))

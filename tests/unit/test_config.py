@@ -1,0 +1,98 @@
+"""Settings: unknown keys, types and ranges; adapters that do not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cold_backend.adapters import check_fit, load_adapter
+from cold_backend.config import Settings, load_settings, settings_from
+from cold_backend.errors import ConfigError
+from cold_backend.language_model import empty_model, load_config
+from cold_backend.server.cli import main
+from tests.families import make_adapter, make_model
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"base_modell": "x"}, "base_modell: unknown setting"),
+        ({}, "base_model: is missing"),
+        ({"base_model": 3}, "base_model: must be a string"),
+        ({"base_model": "x", "max_sequences": True}, "max_sequences: must be an integer"),
+        ({"base_model": "x", "max_sequences": 0}, "max_sequences: must be between 1"),
+        ({"base_model": "x", "max_step_tokens": 3}, "max_step_tokens: must be between 16"),
+        ({"base_model": "x", "dtype": "int4"}, "dtype: must be one of"),
+        ({"base_model": "x", "adapters": {"../a": "p"}}, "adapters: a name is"),
+        ({"base_model": "x", "adapters": ["a"]}, "adapters: must be a table"),
+        ({"base_model": "x", "default_adapter": "b"}, "default_adapter: 'b' is not"),
+    ],
+)
+def test_bad_settings(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+        settings_from(values)
+
+
+def test_settings_survive_a_file(tmp_path: Path) -> None:
+    settings = Settings(base_model="m", adapters={"b": "x", "a": "y"}, max_queue=7)
+    settings.save(tmp_path / "s.json")
+    loaded = load_settings(tmp_path / "s.json")
+    assert loaded == settings
+    assert loaded.adapter_names == ("b", "a")
+    assert loaded.default_adapter == "b"
+
+
+def test_adapter_of_another_model(tmp_path: Path) -> None:
+    llama = make_model("llama", tmp_path / "llama")
+    other = make_model("gpt2", tmp_path / "gpt2")
+    adapter = load_adapter("mine", str(make_adapter(other, tmp_path / "adapter")))
+    with pytest.raises(ConfigError, match="adapter mine: the base model has no layer"):
+        check_fit(adapter, empty_model(load_config(str(llama))))
+
+
+def test_broken_adapters(tmp_path: Path) -> None:
+    base = make_model("llama", tmp_path / "base")
+    path = make_adapter(base, tmp_path / "adapter")
+    weights = load_file(path / "adapter_model.safetensors")
+    name = next(iter(weights))
+    save_file(
+        weights | {name: torch.full_like(weights[name], torch.nan)},
+        path / "adapter_model.safetensors",
+    )
+    with pytest.raises(ConfigError, match="not finite"):
+        load_adapter("mine", str(path))
+    save_file(weights | {"extra": torch.ones(2)}, path / "adapter_model.safetensors")
+    with pytest.raises(ConfigError, match="extra is not a LoRA matrix"):
+        load_adapter("mine", str(path))
+    config = json.loads((path / "adapter_config.json").read_text())
+    (path / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
+    with pytest.raises(ConfigError, match="use_dora"):
+        load_adapter("mine", str(path))
+    (path / "adapter_model.safetensors").rename(path / "adapter_model.bin")
+    with pytest.raises(ConfigError, match=r"has no adapter_model\.safetensors"):
+        load_adapter("mine", str(path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--base-model", "/nowhere"], "base_model: /nowhere is not a Hugging Face model"),
+        (["--base-model", "{base}", "--adapter", "a=/nowhere"], "adapter a: /nowhere is not"),
+        (["--base-model", "{base}", "--execution", "fused"], "fused is not available yet"),
+        (["--base-model", "{base}", "--max-context", "129"], "at most 128 tokens"),
+        (["--config", "/nowhere.toml"], "No such file"),
+    ],
+)
+def test_cold_server_says_in_one_line_why_it_cannot_start(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = make_model("llama", tmp_path / "base")
+    assert main([a.format(base=base) for a in arguments]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if "cold-server:" in line]
+    assert len(lines) == 1
+    assert message in lines[0]

@@ -1,0 +1,189 @@
+"""The engine with a step that counts: every request ends exactly once, whatever happens."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cold_backend.config import Settings
+from cold_backend.contract import Pick, Row, Step, StepResult, emitting
+from cold_backend.engine import Engine
+from cold_backend.errors import ColdError, QueueFullError, ShuttingDownError, StepError
+from cold_backend.request import RequestParser
+from cold_backend.scheduler import Scheduler
+from cold_backend.sequence import FinishReason, Piece, Sequence
+from cold_backend.tokenizer import Tokenizer
+
+
+class Sink:
+    """Keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Piece] = []
+        self.error: ColdError | None = None
+        self.ends = 0
+        self.cancelled = False
+        self.done = threading.Event()
+
+    def send(self, piece: Piece) -> None:
+        assert not self.ends
+        self.pieces.append(piece)
+        if piece.finish_reason:
+            self._end()
+
+    def fail(self, error: ColdError) -> None:
+        assert not self.ends
+        self.error = error
+        self._end()
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
+
+    @property
+    def tokens(self) -> list[int]:
+        return [token.id for piece in self.pieces for token in piece.tokens]
+
+    def _end(self) -> None:
+        self.ends += 1
+        self.done.set()
+
+
+class CountingStep:
+    """Picks 100, 101, … for each slot and keeps the steps that it was given."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.before: Callable[[], None] = lambda: None
+
+    def __call__(self, step: Step) -> StepResult:
+        self.before()
+        self.steps.append(step)
+        rows = step.rows[emitting(step.rows)]
+        picks = np.zeros((len(rows), len(Pick)), np.int64)
+        picks[:, Pick.TOKEN] = 100 + step.draws[:, 3]
+        return StepResult(picks, np.zeros((len(rows), 2), np.float32))
+
+
+@pytest.fixture
+def parser(tokenizer: Tokenizer) -> RequestParser:
+    return RequestParser(Settings(base_model="m", adapters={"a": "p"}, max_context=512), tokenizer)
+
+
+def sequence(parser: RequestParser, tokenizer: Tokenizer, **inputs: Any) -> Sequence:
+    arrays = {"input_ids": np.arange(5, 10)} | {k: np.array([v]) for k, v in inputs.items()}
+    return Sequence(parser.parse(arrays), Sink(), tokenizer)
+
+
+def sink(one: Sequence) -> Sink:
+    assert isinstance(one.sink, Sink)
+    return one.sink
+
+
+def run_all(engine: Engine, sequences: list[Sequence]) -> None:
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    for one in sequences:
+        assert sink(one).done.wait(20)
+    engine.close()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_more_requests_than_slots_all_finish(parser: RequestParser, tokenizer: Tokenizer) -> None:
+    step = CountingStep()
+    scheduler = Scheduler(3, 8)
+    engine = Engine(step, scheduler, 50)
+    sequences = [sequence(parser, tokenizer, max_tokens=n % 7 + 1) for n in range(20)]
+    for one in sequences:
+        engine.submit(one)
+    run_all(engine, sequences)
+    for n, one in enumerate(sequences):
+        assert sink(one).tokens == list(range(100, 101 + n % 7))
+        assert sink(one).pieces[-1].finish_reason is FinishReason.LENGTH
+    assert not scheduler.running
+    assert max(s.rows[:, Row.LENGTH].sum() for s in step.steps) <= 8
+    assert all(len(set(s.rows[:, Row.SLOT])) == len(s.rows) <= 3 for s in step.steps)
+
+
+def test_a_long_prompt_is_fed_in_chunks_beside_running_sequences(
+    parser: RequestParser, tokenizer: Tokenizer
+) -> None:
+    step = CountingStep()
+    engine = Engine(step, Scheduler(2, 8), 5)
+    short = sequence(parser, tokenizer, max_tokens=10)
+    long = Sequence(
+        parser.parse({"input_ids": np.arange(3, 33), "max_tokens": np.array([2])}),
+        Sink(),
+        tokenizer,
+    )
+    engine.submit(short)
+    engine.submit(long)
+    run_all(engine, [short, long])
+    fed = [s.tokens[-1] for s in step.steps if len(s.rows) == 2 and s.rows[1, Row.LENGTH] > 1]
+    assert len(fed) >= 4
+    assert all(step_.rows[0, Row.LENGTH] == 1 for step_ in step.steps[1:10])
+    assert sink(long).tokens == [100, 101]
+
+
+def test_a_failed_step_ends_its_requests_and_no_others(
+    parser: RequestParser, tokenizer: Tokenizer
+) -> None:
+    step = CountingStep()
+    scheduler = Scheduler(2, 8)
+    engine = Engine(step, scheduler, 5)
+
+    def fail_once() -> None:
+        step.before = lambda: None
+        raise RuntimeError("a secret")
+
+    step.before = fail_once
+    sequences = [sequence(parser, tokenizer, max_tokens=2) for _ in range(3)]
+    for one in sequences:
+        engine.submit(one)
+    run_all(engine, sequences)
+    errors = [sink(one).error for one in sequences]
+    assert [type(error) for error in errors] == [StepError, StepError, type(None)]
+    assert "secret" not in str(errors[0])
+    assert sink(sequences[2]).tokens == [100, 101]
+    assert not scheduler.running
+
+
+def test_cancelled_requests_end_at_once_running_and_waiting(
+    parser: RequestParser, tokenizer: Tokenizer
+) -> None:
+    step = CountingStep()
+    engine = Engine(step, Scheduler(1, 8), 5)
+    running, waiting, other = (sequence(parser, tokenizer, max_tokens=n) for n in (500, 500, 3))
+    for one in (running, waiting, other):
+        engine.submit(one)
+
+    def cancel() -> None:
+        if len(step.steps) == 3:
+            sink(running).cancelled = sink(waiting).cancelled = True
+            engine._next_cancel_check = 0.0
+
+    step.before = cancel
+    run_all(engine, [running, waiting, other])
+    assert sink(running).pieces[-1].finish_reason is FinishReason.CANCELLED
+    assert len(sink(running).tokens) < 10
+    assert sink(waiting).error is not None
+    assert sink(other).tokens == [100, 101, 102]
+
+
+def test_full_queue_and_shutdown_are_refused(parser: RequestParser, tokenizer: Tokenizer) -> None:
+    engine = Engine(CountingStep(), Scheduler(1, 8), 2)
+    kept = [sequence(parser, tokenizer) for _ in range(2)]
+    for one in kept:
+        engine.submit(one)
+    with pytest.raises(QueueFullError, match="2 requests"):
+        engine.submit(sequence(parser, tokenizer))
+    engine.close()
+    with pytest.raises(ShuttingDownError):
+        engine.submit(sequence(parser, tokenizer))
+    engine.run()
+    assert all(isinstance(sink(one).error, ShuttingDownError) for one in kept)
+    assert all(sink(one).ends == 1 for one in kept)
