@@ -55,15 +55,17 @@ def start(args: dict[str, str]) -> Settings:
 def when_server_stops(args: dict[str, str], act: Callable[[], None]) -> None:
     """Calls `act` on a thread of its own when `cold-server` begins to stop.
 
-    The signal is the end of a named pipe that `cold-server` keeps open: tritonserver itself would
-    first wait for the very streams that have to be ended.
+    tritonserver itself would first wait for the very streams that have to be ended. So
+    `cold-server` keeps a named pipe open whose end is the signal, and waits until the pipe is
+    removed, which says that `act` is done.
     """
-    path = _parameter(args, "lifeline")
+    path = Path(_parameter(args, "lifeline"))
 
     def watch() -> None:
-        with open(path, "rb") as pipe:
+        with path.open("rb") as pipe:
             pipe.read()
         act()
+        path.unlink(missing_ok=True)
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
 

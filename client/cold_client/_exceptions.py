@@ -86,7 +86,8 @@ _FROM_HTTP: dict[int, type[ColdClientError]] = {
 }
 _FIELDS = frozenset(field.name for field in fields(Request)) | {"stream"}
 _FIELD = re.compile(r"([a-z_]+): ")
-_CODE = re.compile(r" \[([a-z_]+)\]$")
+# How the server ends the text of an error: neither of its protocols carries a status all the time.
+_CODE = re.compile(r" \[(invalid_argument|not_found|unavailable|cancelled|internal)\]$")
 
 
 def from_grpc(code: str, message: str) -> ColdClientError:
@@ -100,7 +101,7 @@ def from_http(status: int, message: str) -> ColdClientError:
 
 
 def from_message(message: str) -> ColdClientError:
-    """The error for a message that came without a status, as in an event of a stream."""
+    """The error for a message in an answer or a stream, where there is no status."""
     return _error(ServerError if _field(message) is None else InvalidRequest, message)
 
 

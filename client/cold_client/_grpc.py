@@ -16,7 +16,6 @@ from ._protocol import MODEL, grpc_reply, grpc_request, whole
 from ._types import Health, Model, Piece, Request
 
 _UNLIMITED = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
-# Errors as status codes, not as text within the stream.
 _MODEL = pb.ModelReadyRequest(name=MODEL)
 _CONFIG = pb.ModelConfigRequest(name=MODEL)
 

@@ -84,7 +84,7 @@ class Result:
     """A whole answer, or what had come of it.
 
     Attributes:
-        finish_reason: `stop` or `length`; None if not asked for or not reached.
+        finish_reason: `stop`, `length` or `cancelled`; None if not asked for or not reached.
         num_output_tokens: length of `token_ids`.
         ttft_s: seconds from the request to the first token; without streaming, to the answer.
         latency_s: seconds from the request to the last piece.

@@ -155,7 +155,8 @@ def _request(arguments: argparse.Namespace) -> Request:
 
 
 def _result(result: Result) -> dict[str, Any]:
-    return {**asdict(result), "ms_per_token": result.ms_per_token}
+    derived = ("ms_per_token", "num_contested", "num_changed")
+    return {**asdict(result), **{name: getattr(result, name) for name in derived}}
 
 
 def _json(value: Any) -> str:

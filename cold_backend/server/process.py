@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from cold_backend.server.repository import write_repository
 
 _SHARED_MEMORY = Path("/dev/shm")
 _SHARED_MEMORY_BYTES = 16 << 20  # of each model process; two vocabulary-wide rows are 0.4 MB
+_STREAMS_TIMEOUT_S = 10
 _EXIT_TIMEOUT_S = 15
 
 
@@ -79,6 +81,7 @@ class ServerProcess:
         endpoints.check_free()
         self._endpoints = endpoints
         self._workspace = Path(tempfile.mkdtemp(prefix="cold-server-"))
+        self._lifeline_path = self._workspace / "lifeline"
         self._shared_memory_prefix = self._workspace.name + "-"
         try:
             self._lifeline = self._open_lifeline(settings)
@@ -126,6 +129,7 @@ class ServerProcess:
             return
         os.close(self._lifeline)
         self._lifeline = -1
+        self._wait_for_streams()
         self._process.terminate()
         try:
             self._process.wait(_EXIT_TIMEOUT_S + 5)
@@ -139,15 +143,21 @@ class ServerProcess:
             region.unlink(missing_ok=True)
         shutil.rmtree(self._workspace, ignore_errors=True)
 
+    def _wait_for_streams(self) -> None:
+        """Waits until `cold` has ended its streams; it then removes the pipe."""
+        give_up = time.monotonic() + _STREAMS_TIMEOUT_S
+        while self._lifeline_path.exists() and self.is_ready and time.monotonic() < give_up:
+            time.sleep(0.05)
+
     def _open_lifeline(self, settings: Settings) -> int:
         """Writes what the models read; returns the pipe whose end tells them to stop."""
         settings_file = self._workspace / "settings.json"
         settings.save(settings_file)
-        lifeline = self._workspace / "lifeline"
-        os.mkfifo(lifeline)
-        write_repository(self._workspace / "models", settings, settings_file, lifeline)
+        path = self._lifeline_path
+        os.mkfifo(path)
+        write_repository(self._workspace / "models", settings, settings_file, path)
         # Open for both directions, so that opening does not wait for the reader.
-        return os.open(lifeline, os.O_RDWR)
+        return os.open(path, os.O_RDWR)
 
     def _command(self, verbose: bool, extra: Sequence[str]) -> _Command:
         installation = find_tritonserver(self._workspace)

@@ -19,13 +19,16 @@ class TritonPythonModel:
         self._engine = Engine(server_io.execute_step, scheduler, settings.max_queue)
         self._thread = threading.Thread(target=self._engine.run, name="engine")
         self._thread.start()
-        server_io.when_server_stops(args, self._engine.close)
+        server_io.when_server_stops(args, self._stop)
 
     def execute(self, requests):
         for request in requests:
             server_io.accept(request, self._take)
 
     def finalize(self):
+        self._stop()
+
+    def _stop(self):
         self._engine.close()
         self._thread.join()
 

@@ -33,6 +33,10 @@ def piece(text: str, *token_ids: int, final: bool = False, **more: tuple[str, li
     )
 
 
+def failure(message: str) -> Any:
+    return pb.ModelStreamInferResponse(error_message=message)
+
+
 class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """Answers every request with `script`: replies, an error (code, message), or HANG."""
 
@@ -56,7 +60,8 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.requests.append(next(request_iterator))
         for item in self.script:
             if item == HANG:
-                context.add_callback(self.cancelled.set)
+                if not context.add_callback(self.cancelled.set):  # over already
+                    self.cancelled.set()
                 self.cancelled.wait(5)
             elif isinstance(item, tuple):
                 context.abort(*item)

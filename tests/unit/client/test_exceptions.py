@@ -63,6 +63,32 @@ def test_the_field_is_taken_from_the_message(message: str, field: str | None) ->
     assert error.field == field
 
 
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("invalid_argument", InvalidRequest),
+        ("not_found", AdapterNotFound),
+        ("unavailable", ServerUnavailable),
+        ("cancelled", RequestCancelled),
+        ("internal", ServerError),
+    ],
+)
+def test_the_code_in_the_text_decides(code: str, kind: type[ColdClientError]) -> None:
+    for error in (
+        from_message(f"alpha: why [{code}]"),
+        from_http(500, f"alpha: why [{code}]"),
+        from_grpc("UNKNOWN", f"alpha: why [{code}]"),
+    ):
+        assert type(error) is kind
+        assert str(error) == "alpha: why"
+
+
+def test_other_brackets_are_no_code() -> None:
+    error = from_http(400, "expected shape [n]")
+    assert isinstance(error, InvalidRequest)
+    assert str(error) == "expected shape [n]"
+
+
 def test_messages_without_a_status() -> None:
     assert isinstance(from_message("seed: no"), InvalidRequest)
     assert isinstance(from_message("failed"), ServerError)

@@ -19,7 +19,7 @@ from cold_client._protocol import (
     unpack,
 )
 
-from .fake_grpc import pb, piece, reply
+from .fake_grpc import failure, piece, reply
 
 FULL = Request(
     text_input="é\n",
@@ -164,7 +164,7 @@ def test_an_empty_final_reply_has_no_piece() -> None:
 
 def test_an_error_message_in_the_stream_is_raised() -> None:
     with pytest.raises(ServerError, match="it broke"):
-        grpc_reply(pb.ModelStreamInferResponse(error_message="it broke"))
+        grpc_reply(failure("it broke"))
 
 
 def _broken(raw: bytes, datatype: str = "BYTES") -> Any:

@@ -1,0 +1,104 @@
+"""What one would do without the server: transformers and PEFT in this process."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import Generate, Generated
+from peft import PeftModel
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
+
+ALPHA, BETA = 0.1, 0.5
+
+
+class _Clock(LogitsProcessor):
+    """Changes nothing; notes when each step's scores are there."""
+
+    def __init__(self) -> None:
+        self.times_s: list[float] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.times_s.append(time.perf_counter())
+        return scores
+
+
+def load(base_model: Path, adapter: Path, dtype: str, *, merged: bool) -> Any:
+    """The base with the adapter on it, beside its layers or merged into their weights."""
+    kind = getattr(torch, dtype)
+    base = AutoModelForCausalLM.from_pretrained(base_model, dtype=kind)
+    # PEFT keeps adapters in float32 otherwise.
+    model = PeftModel.from_pretrained(base, adapter, autocast_adapter_dtype=False).to(kind)
+    if merged:
+        model = model.merge_and_unload()
+    # generate() takes the end of sequence from here even when its own config says None.
+    model.generation_config.eos_token_id = None
+    return model.eval()
+
+
+def greedy(model: Any) -> Generate:
+    """generate() of transformers, greedy."""
+
+    def one(prompt: list[int], tokens: int) -> Generated:
+        clock = _Clock()
+        config = GenerationConfig(
+            max_new_tokens=tokens, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+        ids = torch.tensor([prompt])
+        begun = time.perf_counter()
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([clock]),
+        )
+        new = output[0, len(prompt) :].tolist()
+        return Generated(new, clock.times_s[0] - begun, clock.times_s[-1] - begun)
+
+    return _each(one)
+
+
+def two_pass_cold(model: Any) -> Generate:
+    """CoLD as two forward passes a step, with the adapter and without, each with its KV cache."""
+
+    def one(prompt: list[int], tokens: int) -> Generated:
+        ids, new, times_s = torch.tensor([prompt]), [], []
+        caches: list[Any] = [None, None]
+        begun = time.perf_counter()
+        for _ in range(tokens):
+            expert = model(input_ids=ids, past_key_values=caches[0], logits_to_keep=1)
+            with model.disable_adapter():
+                base = model(input_ids=ids, past_key_values=caches[1], logits_to_keep=1)
+            caches = [expert.past_key_values, base.past_key_values]
+            ids = _contrast(expert.logits[:, -1], base.logits[:, -1])
+            new.append(int(ids))
+            times_s.append(time.perf_counter())
+        return Generated(new, times_s[0] - begun, times_s[-1] - begun)
+
+    return _each(one)
+
+
+def _contrast(expert: Tensor, base: Tensor) -> Tensor:
+    """[1, 1] best token: contrasted scores among those that the expert holds likely enough."""
+    e, b = expert.float(), base.float()
+    valid = e >= e.amax(-1, keepdim=True) + math.log(ALPHA)
+    scores = ((1 + BETA) * e - BETA * b).masked_fill(~valid, -torch.inf)
+    return scores.argmax(-1, keepdim=True)
+
+
+def _each(one: Callable[[list[int], int], Generated]) -> Generate:
+    def generate(prompts: Sequence[list[int]], tokens: int) -> list[Generated]:
+        with torch.inference_mode():
+            return [one(prompt, tokens) for prompt in prompts]
+
+    return generate
