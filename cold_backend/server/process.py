@@ -26,7 +26,7 @@ from cold_backend.server.repository import write_repository
 _SHARED_MEMORY = Path("/dev/shm")
 _SHARED_MEMORY_BYTES = 16 << 20  # of each model process; two vocabulary-wide rows are 0.4 MB
 _STREAMS_TIMEOUT_S = 10
-_EXIT_TIMEOUT_S = 15
+_EXIT_TIMEOUT_S = 8  # streams have ended by then; what is left is unloading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
