@@ -56,17 +56,25 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self._server.stop(None).wait()
 
     def ModelStreamInfer(self, request_iterator: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+        played = False
+
+        def on_end() -> None:
+            if not played:
+                self.cancelled.set()
+
+        # From the start: a call that is cancelled early never comes back to this generator.
+        context.add_callback(on_end)
         self.metadata = dict(context.invocation_metadata())
         self.requests.append(next(request_iterator))
         for item in self.script:
             if item == HANG:
-                if not context.add_callback(self.cancelled.set):  # over already
-                    self.cancelled.set()
                 self.cancelled.wait(5)
             elif isinstance(item, tuple):
+                played = True
                 context.abort(*item)
             else:
                 yield item
+        played = True
 
     def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
         return pb.ServerLiveResponse(live=True)

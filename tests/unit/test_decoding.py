@@ -1,0 +1,105 @@
+"""Rows with bans, penalties and filters, against transformers' own processors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from cold_backend.contract import Pick, Reads, Step, StepResult
+from cold_backend.decoding import decode
+from cold_kernels import Mode, load_ops
+
+VOCAB = 60
+OPS = load_ops("reference", torch.device("cpu"))
+LOGITS = torch.randn(1, VOCAB, generator=torch.manual_seed(3)) * 2
+
+
+def run(
+    *,
+    mode: Mode = Mode.EXPERT,
+    top_k: int = 0,
+    seed: int = 0,
+    shape: tuple[float, ...] = (0.1, 0.5, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0),
+    bans: tuple[int, ...] = (),
+    counts: tuple[tuple[int, int], ...] = (),
+) -> StepResult:
+    step = Step(
+        tokens=np.zeros(1, np.int64),
+        rows=np.array([[0, 0, 1, 0, int(Reads.EXPERT | Reads.BASE), 1]], np.int32),
+        draws=np.array([[mode, top_k, seed, 4]], np.int64),
+        shapes=np.array([shape], np.float32),
+        bans=np.array([(0, token) for token in bans], np.int64).reshape(-1, 2),
+        counts=np.array([(0, *pair) for pair in counts], np.int64).reshape(-1, 3),
+    )
+    return decode(OPS, step, LOGITS, LOGITS.flip(1))
+
+
+def token(result: StepResult) -> int:
+    return int(result.picks[0, Pick.TOKEN])
+
+
+def test_banned_tokens_leave_before_the_valid_set_is_formed() -> None:
+    order = LOGITS[0].argsort(descending=True).tolist()
+    result = run(mode=Mode.COLD, bans=tuple(order[:5]), shape=(1.0, 0.5, 0, 1, 0, 1, 0, 0))
+    assert token(result) == order[5]
+    assert result.picks[0, Pick.VALID_COUNT] == 1
+    untouched = LOGITS[0].log_softmax(0)[order[5]]
+    assert result.log_probs[0, 0] == pytest.approx(float(untouched), abs=1e-5)
+
+
+def test_nothing_left_is_reported() -> None:
+    assert token(run(bans=tuple(range(VOCAB)))) == -1
+
+
+def test_repetition_penalty_is_that_of_transformers() -> None:
+    seen = LOGITS[0].argsort(descending=True)[[0, 20, 40]]
+    penalise = RepetitionPenaltyLogitsProcessor(penalty=1.7)
+    expected = penalise(seen[None], LOGITS.clone()).argmax()
+    result = run(counts=tuple((int(t), 0) for t in seen), shape=(0.1, 0.5, 0, 1, 0, 1.7, 0, 0))
+    assert token(result) == expected != LOGITS.argmax()
+
+
+def test_presence_and_frequency_penalise_the_output_alone() -> None:
+    best = int(LOGITS.argmax())
+    strong = (0.1, 0.5, 0.0, 1.0, 0.0, 1.0, 2.0, 2.0)
+    assert token(run(counts=((best, 0),), shape=strong)) == best
+    expected = LOGITS[0].clone()
+    expected[best] -= 2.0 + 2.0 * 3
+    assert token(run(counts=((best, 3),), shape=strong)) == expected.argmax()
+
+
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "min_p"), [(5, 1.0, 0.0), (0, 0.6, 0.0), (0, 1.0, 0.2), (20, 0.7, 0.05)]
+)
+def test_filters_keep_what_those_of_transformers_keep(
+    top_k: int, top_p: float, min_p: float
+) -> None:
+    scores = LOGITS / 0.8
+    ids = torch.zeros((1, 1), dtype=torch.long)
+    if min_p:
+        scores = MinPLogitsWarper(min_p)(ids, scores)
+    if top_k:
+        scores = TopKLogitsWarper(top_k)(ids, scores)
+    if top_p < 1:
+        scores = TopPLogitsWarper(top_p)(ids, scores)
+    kept = set(torch.isfinite(scores[0]).nonzero()[:, 0].tolist())
+    shape = (0.1, 0.5, 0.8, top_p, min_p, 1.0, 0.0, 0.0)
+    drawn = {token(run(top_k=top_k, seed=seed, shape=shape)) for seed in range(400)}
+    assert drawn <= kept
+    assert int(LOGITS.argmax()) in drawn
+    assert len(drawn) > len(kept) // 2
+
+
+def test_a_seed_fixes_the_token_and_only_the_seed() -> None:
+    warm = (0.1, 0.5, 1.5, 1.0, 0.0, 1.0, 0.0, 0.0)
+    first = [token(run(seed=seed, shape=warm)) for seed in range(30)]
+    assert first == [token(run(seed=seed, shape=warm)) for seed in range(30)]
+    assert len(set(first)) > 5
+    assert first == [token(run(seed=seed, shape=warm, top_k=VOCAB)) for seed in range(30)]
