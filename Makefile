@@ -33,7 +33,7 @@ serve: setup
 	$(BIN)/cold-server --base-model $(BASE_MODEL) --adapter equations=$(ADAPTER)
 
 test: setup
-	$(BIN)/python -m pytest --base-model $(BASE_MODEL)
+	$(BIN)/python -m pytest --base-model=$(BASE_MODEL)
 
 check: .venv/.installed
 	$(BIN)/ruff format --check .
