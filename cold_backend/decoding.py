@@ -1,7 +1,8 @@
 """Picks the next token of every emitting row of a step, from logits and the rows' settings.
 
 Rows that only contrast, take the best or sample go through one fused op. Rows with banned tokens,
-penalties, min_p, top_k or top_p have their scores shaped one by one in torch.
+penalties, min_p, top_k or top_p have their scores shaped one by one in torch, on the tokens that
+are left to choose from: in a contrasted row that is the small valid set.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from cold_backend.contract import (
     reading,
 )
 from cold_kernels import Ops, Selection
+from cold_kernels.reference import contrast_scores
 
 _NEVER = float("-inf")
 _WORD_64 = (1 << 64) - 1
@@ -176,19 +178,22 @@ def _reshape(
         return
     banned = step.bans[step.bans[:, 0] == row, 1]
     one = settings.take(torch.tensor([row], device=expert.device))
-    e, a = _without(expert[row], banned), _without(base[row], banned)
-    scores = ops.contrast_scores(e[None], a[None], mode=one.mode, alpha=one.alpha, beta=one.beta)[0]
+    e, a = _without(expert[row], banned)[None], _without(base[row], banned)[None]  # [1, V]
     plain = ops.contrast_select(
-        e[None],
-        a[None],
+        e,
+        a,
         mode=one.mode,
         alpha=one.alpha,
         beta=one.beta,
         temperature=torch.zeros_like(one.temperature),
         noise=None,
     )
-    penalised = _penalise(scores, step.counts[step.counts[:, 0] == row, 1:], step.shapes[row])
-    token = _draw(penalised, step, row)
+    scores = contrast_scores(e.float(), a.float(), one.mode, one.alpha, one.beta)[0]
+    ids = (scores > _NEVER).nonzero()[:, 0]  # [n]
+    penalised = _penalise(
+        ids, scores[ids], step.counts[step.counts[:, 0] == row, 1:], step.shapes[row]
+    )
+    token = _draw(ids, penalised, step, row)
     result.picks[row] = (token, int(plain.expert_token), int(plain.valid_count))
     result.log_probs[row] = np.nan
     _add_unread_log_probs(result, expert, base, step)
@@ -201,36 +206,37 @@ def _without(logits: Tensor, banned: Int64Array) -> Tensor:
     return logits.index_fill(0, torch.from_numpy(banned).to(logits.device), _NEVER)
 
 
-def _penalise(scores: Tensor, counts: Int64Array, shape: Float32Array) -> Tensor:
-    """Applies the penalties of one row to its scores [V].
+def _penalise(ids: Tensor, scores: Tensor, counts: Int64Array, shape: Float32Array) -> Tensor:
+    """Applies the penalties of one row to the scores [n] of its tokens [n], which ascend.
 
     Repetition as in CTRL (arXiv 1909.05858) over prompt and output: a positive score is divided, a
     negative one multiplied. Presence and frequency over the output are subtracted.
     """
-    if not len(counts):
+    if not len(counts) or not len(ids):
         return scores
-    token = torch.from_numpy(counts[:, 0]).to(scores.device)
-    times = torch.from_numpy(counts[:, 1]).to(scores.device)
+    tokens, times = torch.from_numpy(counts).T.contiguous().to(scores.device)
+    places = torch.searchsorted(ids, tokens).clamp(max=len(ids) - 1)
+    left = ids[places] == tokens
+    places, times = places[left], times[left]
+    seen = scores[places]
     repetition = float(shape[Shape.REPETITION_PENALTY])
-    seen = scores[token]
     seen = torch.where(seen > 0, seen / repetition, seen * repetition)
     seen = seen - times * float(shape[Shape.FREQUENCY_PENALTY])
     seen = seen - (times > 0) * float(shape[Shape.PRESENCE_PENALTY])
-    return scores.index_copy(0, token, seen.to(scores.dtype))
+    return scores.index_copy(0, places, seen)
 
 
-def _draw(scores: Tensor, step: Step, row: int) -> int:
-    """Takes the best of the scores [V], or samples: temperature, min_p, top_k, top_p, noise.
+def _draw(ids: Tensor, scores: Tensor, step: Step, row: int) -> int:
+    """Takes the best of the scores [n] of the tokens [n], or samples.
 
-    Returns -1 if no token is left.
+    Sampling: temperature, then min_p, top_k, top_p, then noise. Returns -1 if there is no token.
     """
-    best = scores.max()
-    if best == _NEVER:
+    if not len(ids):
         return -1
     temperature = float(step.shapes[row, Shape.TEMPERATURE])
     if temperature == 0:
-        return int(scores.argmax())
-    ordered, order = ((scores - best) / temperature).sort(descending=True, stable=True)
+        return int(ids[scores.argmax()])
+    ordered, order = ((scores - scores.max()) / temperature).sort(descending=True, stable=True)
     probs = ordered.softmax(0)
     keep = probs >= float(step.shapes[row, Shape.MIN_P]) * probs[0]
     top_k = int(step.draws[row, Draw.TOP_K])
@@ -239,6 +245,7 @@ def _draw(scores: Tensor, step: Step, row: int) -> int:
     probs = (probs * keep) / (probs * keep).sum()
     # A token stays if those before it hold less than top_p: the first always does.
     keep &= (probs.cumsum(0) - probs) < float(step.shapes[row, Shape.TOP_P])
-    noise = torch.from_numpy(_row_noise(step, row, len(scores))).to(scores.device)
-    kept = order[keep]
-    return int(kept[(ordered[keep] + noise[kept]).argmax()])
+    kept = ids[order[keep]]
+    noise = _row_noise(step, row, int(ids[-1]) + 1)  # of the tokens up to the last candidate
+    drawn = (ordered[keep] + torch.from_numpy(noise).to(scores.device)[kept]).argmax()
+    return int(kept[drawn])

@@ -56,8 +56,9 @@ class _LoraLayer(nn.Module):
     """
 
     a: Tensor  # [L, K, N]
-    b: Tensor  # [L, M, K]
+    b: Tensor  # [L, K, M]
     scale: Tensor  # [L] float32
+    rank: Tensor  # [L] int32, 0 where an adapter leaves the layer alone
 
     def __init__(
         self, inner: nn.Module, pairs: list[LoraPair | None], bank: LoraBank, *, is_head: bool
@@ -68,17 +69,18 @@ class _LoraLayer(nn.Module):
         self._is_head = is_head
         weight: Tensor = inner.weight  # type: ignore[assignment]
         present = [pair for pair in pairs if pair is not None]
-        rank = max(pair.a.shape[0] for pair in present)
-        a = weight.new_zeros((len(pairs), rank, present[0].a.shape[1]))
-        b = weight.new_zeros((len(pairs), present[0].b.shape[0], rank))
+        ranks = [0 if pair is None else pair.a.shape[0] for pair in pairs]
+        scales = [0.0 if pair is None else pair.scale for pair in pairs]
+        a = weight.new_zeros((len(pairs), max(ranks), present[0].a.shape[1]))
+        b = weight.new_zeros((len(pairs), max(ranks), present[0].b.shape[0]))
         for i, pair in enumerate(pairs):
             if pair is not None:
-                a[i, : pair.a.shape[0]] = pair.a
-                b[i, :, : pair.b.shape[1]] = pair.b
-        scale = torch.tensor([0.0 if pair is None else pair.scale for pair in pairs])
-        self.register_buffer("a", a, persistent=False)
-        self.register_buffer("b", b, persistent=False)
-        self.register_buffer("scale", scale.to(weight.device), persistent=False)
+                a[i, : ranks[i]] = pair.a
+                b[i, : ranks[i]] = pair.b.T
+        scale = torch.tensor(scales, dtype=torch.float32, device=weight.device)
+        rank = torch.tensor(ranks, dtype=torch.int32, device=weight.device)
+        for name, tensor in {"a": a, "b": b, "scale": scale, "rank": rank}.items():
+            self.register_buffer(name, tensor, persistent=False)
 
     @property
     def weight(self) -> Tensor:
@@ -94,7 +96,9 @@ class LoraLinear(_LoraLayer):
         y: Tensor = self.inner(x)
         bank = self._bank
         index = bank.last_index if self._is_head else bank.index
-        bank.ops.lora_apply(y[0], x[0], a=self.a, b=self.b, scale=self.scale, index=index)
+        bank.ops.lora_apply(
+            y[0], x[0], a=self.a, b=self.b, scale=self.scale, rank=self.rank, index=index
+        )
         return y
 
 
@@ -109,6 +113,6 @@ class LoraEmbedding(_LoraLayer):
             if adapter >= 0:
                 tokens = (index == adapter).nonzero()[:, 0]
                 shrunk = self.a[adapter][:, ids[0, tokens]].T.float()  # [t, K]
-                delta = self.scale[adapter] * (shrunk @ self.b[adapter].float().T)  # [t, M]
+                delta = self.scale[adapter] * (shrunk @ self.b[adapter].float())  # [t, M]
                 y[0, tokens] = (y[0, tokens].float() + delta).to(y.dtype)
         return y

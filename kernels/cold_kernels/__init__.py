@@ -1,10 +1,11 @@
 """The ops of contrastive LoRA decoding, one signature each, several implementations.
 
 Dimensions, here and in the docstrings: R rows, V vocabulary, T tokens, L adapters, K LoRA rank
-(adapters of a lower rank are padded with zeros), N input features, M output features.
+(adapters of a lower rank are padded with zeros), N input features, M output features, H hidden
+size.
 """
 
-from cold_kernels.dispatch import KernelError, Ops, load_ops
+from cold_kernels.dispatch import IMPLEMENTATIONS, KernelError, Ops, load_ops
 from cold_kernels.ops import Mode, Selection
 
-__all__ = ["KernelError", "Mode", "Ops", "Selection", "load_ops"]
+__all__ = ["IMPLEMENTATIONS", "KernelError", "Mode", "Ops", "Selection", "load_ops"]

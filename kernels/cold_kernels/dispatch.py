@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from cold_kernels import reference
-from cold_kernels.ops import ContrastScores, ContrastSelect, LoraApply
+from cold_kernels.ops import ContrastSelect, HeadGather, LoraApply, Selection
 
 _log = logging.getLogger(__name__)
 
+# The module that registers an implementation's ops; NAMESPACE says where.
+_MODULES = {
+    "native": "cold_kernels.native",
+    "reference": "cold_kernels.reference",
+}
+_BEST = {"cpu": "native", "cuda": "reference", "npu": "reference"}
+IMPLEMENTATIONS = tuple(_MODULES)
+
 
 class KernelError(ValueError):
-    """The named implementation does not exist."""
+    """The named implementation does not exist, or does not run on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +32,9 @@ class Ops:
     """The ops of one implementation; their contracts are in `cold_kernels.ops`."""
 
     name: str
-    contrast_scores: ContrastScores
     contrast_select: ContrastSelect
     lora_apply: LoraApply
-
-
-_IMPLEMENTATIONS = {
-    "reference": Ops(
-        name="reference",
-        contrast_scores=reference.contrast_scores,
-        contrast_select=reference.contrast_select,
-        lora_apply=reference.lora_apply,
-    ),
-}
+    head_gather: HeadGather
 
 
 def load_ops(name: str, device: torch.device) -> Ops:
@@ -45,11 +45,30 @@ def load_ops(name: str, device: torch.device) -> Ops:
         device: where the tensors are.
 
     Raises:
-        KernelError: no implementation has that name.
+        KernelError: no implementation has that name, or it cannot be loaded.
     """
-    chosen = "reference" if name == "auto" else name
-    if chosen not in _IMPLEMENTATIONS:
-        known = ", ".join(("auto", *_IMPLEMENTATIONS))
+    chosen = _BEST[device.type] if name == "auto" else name
+    if chosen not in _MODULES:
+        known = ", ".join(("auto", *_MODULES))
         raise KernelError(f"kernels: must be one of {known}, got {name!r}")
+    try:
+        namespace = importlib.import_module(_MODULES[chosen]).NAMESPACE
+    except ImportError as error:
+        raise KernelError(f"kernels: {chosen} is not available here: {error}") from error
     _log.info("kernels on %s: %s", device, chosen)
-    return _IMPLEMENTATIONS[chosen]
+    ops = getattr(torch.ops, namespace)
+    return Ops(
+        name=chosen,
+        contrast_select=_selecting(ops.contrast_select.default),
+        lora_apply=ops.lora_apply.default,
+        head_gather=_selecting(ops.head_gather.default),
+    )
+
+
+def _selecting(op: Any) -> Any:
+    """The op with its outputs by name."""
+
+    def select(*tensors: Tensor, **settings: Tensor | None) -> Selection:
+        return Selection(*op(*tensors, **settings))
+
+    return select

@@ -1,10 +1,16 @@
-"""The signatures that every implementation of the ops keeps."""
+"""The ops: one signature each, which every implementation keeps.
+
+An implementation registers its ops with torch's dispatcher under a namespace of its own
+(`torch.ops.cold_reference`, `cold_native`, `cold_triton_lang`), so that torch.compile and fake
+tensors see through them.
+"""
 
 from __future__ import annotations
 
 import enum
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -27,6 +33,8 @@ class Selection(NamedTuple):
         base_log_prob: [R] float32, NaN for rows in expert mode.
         valid_count: [R] int32, size of the valid set (V in base mode).
         expert_token: [R] int64, the expert's own best token, -1 for rows in base mode.
+
+    Where token is -1, the row's other values mean nothing.
     """
 
     token: Tensor
@@ -35,28 +43,6 @@ class Selection(NamedTuple):
     base_log_prob: Tensor
     valid_count: Tensor
     expert_token: Tensor
-
-
-class ContrastScores(Protocol):
-    def __call__(
-        self, expert: Tensor, base: Tensor, *, mode: Tensor, alpha: Tensor, beta: Tensor
-    ) -> Tensor:
-        """Scores of all tokens, for rows whose scores are shaped further.
-
-        Semantics, per row, with e = expert and a = base:
-            COLD:   valid = {i : e_i >= max(e) + log(alpha)};
-                    score_i = e_i + beta * (e_i - a_i) in the valid set, -inf elsewhere
-            EXPERT: score = e
-            BASE:   score = a
-        e + beta * (e - a), unlike (1 + beta) * e - beta * a, is exact where e = a or beta = 0.
-        Source: CoLD, arXiv 2505.14620; Algorithm 2 of arXiv 2309.09117.
-
-        Shape: expert, base [R, V]; mode, alpha, beta [R]. Returns [R, V].
-        DType: expert, base float16, bfloat16 or float32; mode int32; alpha, beta float32.
-            Returns float32.
-        Mutates: nothing. A row's logits that its mode does not read may hold anything.
-        """
-        ...
 
 
 class ContrastSelect(Protocol):
@@ -73,29 +59,133 @@ class ContrastSelect(Protocol):
     ) -> Selection:
         """Picks each row's token from its contrast scores.
 
-        Semantics, per row: token = argmax(score) if temperature is 0, else
-        argmax(score / temperature + noise); with standard Gumbel noise that draws from
-        softmax(score / temperature). Of equal values the leftmost wins. A token whose logit is
-        -inf is never picked.
+        Semantics, per row, with e = expert and a = base, in float32:
+            COLD:   valid = {i : e_i >= max(e) + log(alpha)};
+                    score_i = e_i + beta * (e_i - a_i) in the valid set, -inf elsewhere
+            EXPERT: score = e
+            BASE:   score = a
+            token = argmax(score) if temperature is 0, else argmax((score - max(score)) /
+            temperature + noise); with standard Gumbel noise that draws from
+            softmax(score / temperature).
+        Of equal values the leftmost wins. A token whose logit is -inf is never picked; one that is
+        valid and that the base has at -inf scores +inf unless beta is 0.
+        e + beta * (e - a), unlike (1 + beta) * e - beta * a, is exact where e = a or beta = 0.
+        Source: CoLD, arXiv 2505.14620; Algorithm 2 of arXiv 2309.09117.
 
-        Shape: as ContrastScores; temperature [R]; noise [R, V], or None if no row samples.
-        DType: as ContrastScores; temperature, noise float32.
-        Mutates: nothing.
+        Shape: expert, base [R, V]; mode, alpha, beta, temperature [R]; noise [R, V], or None if no
+            row samples.
+        DType: expert, base float16, bfloat16 or float32, both the same; mode int32; the rest
+            float32.
+        Mutates: nothing. A row's logits that its mode does not read may hold anything.
         """
         ...
 
 
 class LoraApply(Protocol):
     def __call__(
-        self, y: Tensor, x: Tensor, *, a: Tensor, b: Tensor, scale: Tensor, index: Tensor
+        self,
+        y: Tensor,
+        x: Tensor,
+        *,
+        a: Tensor,
+        b: Tensor,
+        scale: Tensor,
+        rank: Tensor,
+        index: Tensor,
     ) -> None:
         """Adds each token's adapter to a linear layer's output.
 
-        Semantics, per token t with l = index[t]: y[t] += scale[l] * (b[l] @ (a[l] @ x[t])); a
-        token with index -1 keeps its bits. The product is accumulated in float32 and rounded once.
+        Semantics, per token t with l = index[t] and k < rank[l]:
+            y[t] += scale[l] * sum_k (a[l, k] . x[t]) * b[l, k]
+        A token whose index is -1, or whose adapter has rank 0, keeps its bits. Products are
+        accumulated in float32, and y is rounded once.
 
-        Shape: y [T, M]; x [T, N]; a [L, K, N]; b [L, M, K]; scale [L]; index [T].
-        DType: y, x, a, b float16, bfloat16 or float32; scale float32; index int32.
+        Shape: y [T, M]; x [T, N]; a [L, K, N]; b [L, K, M]; scale, rank [L]; index [T].
+        DType: y, x, a, b float16, bfloat16 or float32, all the same; scale float32; rank and index
+            int32.
         Mutates: y.
         """
         ...
+
+
+class HeadGather(Protocol):
+    def __call__(
+        self,
+        expert: Tensor,
+        hidden: Tensor,
+        head: Tensor,
+        *,
+        mode: Tensor,
+        alpha: Tensor,
+        beta: Tensor,
+        temperature: Tensor,
+        noise: Tensor | None,
+    ) -> Selection:
+        """Picks as `ContrastSelect` does, with base logits computed for the valid set alone.
+
+        Semantics: as ContrastSelect with base = hidden @ head.T, accumulated in float32 and not
+        rounded. Only the head's rows of tokens in a row's valid set are read, which replaces the
+        second product with the whole head. `base_log_prob` is NaN: it would need every logit.
+
+        Shape: expert [R, V]; hidden [R, H]; head [V, H]; the rest as ContrastSelect.
+        DType: expert, hidden, head float16, bfloat16 or float32, all the same.
+        Mutates: nothing. Mode is COLD or EXPERT; a row in BASE mode gets token -1.
+        """
+        ...
+
+
+_ROW_SETTINGS = "Tensor mode, Tensor alpha, Tensor beta, Tensor temperature, Tensor? noise"
+_SELECTION = (
+    "(Tensor token, Tensor score, Tensor expert_log_prob, Tensor base_log_prob, "
+    "Tensor valid_count, Tensor expert_token)"
+)
+_SCHEMAS = {
+    "contrast_select": f"(Tensor expert, Tensor base, *, {_ROW_SETTINGS}) -> {_SELECTION}",
+    "lora_apply": (
+        "(Tensor(a!) y, Tensor x, *, Tensor a, Tensor b, Tensor scale, Tensor rank, Tensor index)"
+        " -> ()"
+    ),
+    "head_gather": (
+        f"(Tensor expert, Tensor hidden, Tensor head, *, {_ROW_SETTINGS}) -> {_SELECTION}"
+    ),
+}
+
+
+def define(namespace: str) -> torch.library.Library:
+    """Declares the ops in a namespace, with what fake tensors need to know of them.
+
+    Returns:
+        The library to register implementations with; the ops live as long as it does.
+    """
+    library = torch.library.Library(namespace, "DEF")
+    for name, schema in _SCHEMAS.items():
+        library.define(name + schema)
+    for name in ("contrast_select", "head_gather"):
+        torch.library.register_fake(f"{namespace}::{name}", _empty_selection, lib=library)
+    torch.library.register_fake(f"{namespace}::lora_apply", _nothing, lib=library)
+    return library
+
+
+def _empty_selection(expert: Tensor, *_: Tensor, **__: Tensor | None) -> tuple[Tensor, ...]:
+    return tuple(empty_selection(expert))
+
+
+def _nothing(*_: Tensor, **__: Tensor) -> None:
+    pass
+
+
+def empty_selection(expert: Tensor) -> Selection:
+    """An unfilled selection for expert [R, V], on its device."""
+    rows = expert.shape[0]
+
+    def empty(dtype: torch.dtype) -> Tensor:
+        return expert.new_empty(rows, dtype=dtype)
+
+    return Selection(
+        token=empty(torch.int64),
+        score=empty(torch.float32),
+        expert_log_prob=empty(torch.float32),
+        base_log_prob=empty(torch.float32),
+        valid_count=empty(torch.int32),
+        expert_token=empty(torch.int64),
+    )

@@ -5,20 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cold_kernels.ops import Mode, Selection
+from cold_kernels.ops import Mode, Selection, define
+
+NAMESPACE = "cold_reference"
 
 _NEVER = float("-inf")
-
-
-def contrast_scores(
-    expert: Tensor, base: Tensor, *, mode: Tensor, alpha: Tensor, beta: Tensor
-) -> Tensor:
-    """See `ops.ContrastScores`."""
-    e, a = expert.float(), base.float()
-    valid = _valid_set(e, alpha)
-    contrast = (e + beta[:, None] * (e - a)).masked_fill(~valid, _NEVER)
-    mode = mode[:, None]
-    return torch.where(mode == Mode.COLD, contrast, torch.where(mode == Mode.EXPERT, e, a))
 
 
 def contrast_select(
@@ -32,14 +23,15 @@ def contrast_select(
     noise: Tensor | None,
 ) -> Selection:
     """See `ops.ContrastSelect`."""
-    scores = contrast_scores(expert, base, mode=mode, alpha=alpha, beta=beta)
+    scores = contrast_scores(expert.float(), base.float(), mode, alpha, beta)
     keys = scores
     if noise is not None:
         samples = temperature[:, None] > 0
         divisor = torch.where(samples, temperature[:, None], 1.0)
         # Below its best, a score can be divided by the smallest temperature without overflow.
         best = scores.max(dim=1, keepdim=True).values
-        keys = torch.where(samples, (scores - best) / divisor + noise, scores)
+        below = torch.where(scores == best, 0.0, scores - best)  # the best may be infinite
+        keys = torch.where(samples, below / divisor + noise, scores)
     token = _leftmost_argmax(keys)
 
     reads_expert, reads_base = mode != Mode.BASE, mode != Mode.EXPERT
@@ -57,15 +49,63 @@ def contrast_select(
     )
 
 
-def lora_apply(y: Tensor, x: Tensor, *, a: Tensor, b: Tensor, scale: Tensor, index: Tensor) -> None:
+def lora_apply(
+    y: Tensor,
+    x: Tensor,
+    *,
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    rank: Tensor,
+    index: Tensor,
+) -> None:
     """See `ops.LoraApply`."""
     for adapter in sorted(set(index.tolist())):
-        if adapter < 0:
+        if adapter < 0 or not rank[adapter]:
             continue
         tokens = (index == adapter).nonzero()[:, 0]
-        shrunk = x[tokens].float() @ a[adapter].float().T  # [t, K]
-        delta = scale[adapter] * (shrunk @ b[adapter].float().T)  # [t, M]
+        ranks = slice(0, int(rank[adapter]))
+        shrunk = x[tokens].float() @ a[adapter, ranks].float().T  # [t, rank]
+        delta = scale[adapter] * (shrunk @ b[adapter, ranks].float())  # [t, M]
         y[tokens] = (y[tokens].float() + delta).to(y.dtype)
+
+
+def head_gather(
+    expert: Tensor,
+    hidden: Tensor,
+    head: Tensor,
+    *,
+    mode: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    temperature: Tensor,
+    noise: Tensor | None,
+) -> Selection:
+    """See `ops.HeadGather`."""
+    valid = _valid_set(expert.float(), alpha)
+    # Elsewhere the base's logits are not looked at: a product that overflows there is no error.
+    base = (hidden.float() @ head.float().T).masked_fill(~valid, 0.0)
+    selection = contrast_select(
+        expert.float(),
+        base,
+        mode=mode,
+        alpha=alpha,
+        beta=beta,
+        temperature=temperature,
+        noise=noise,
+    )
+    return selection._replace(
+        token=selection.token.masked_fill(mode == Mode.BASE, -1),
+        base_log_prob=torch.full_like(selection.base_log_prob, torch.nan),
+    )
+
+
+def contrast_scores(e: Tensor, a: Tensor, mode: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """Scores of all tokens [R, V], -inf outside the valid set; as in `ops.ContrastSelect`."""
+    mode, beta = mode[:, None], beta[:, None]
+    contrast = torch.where(beta == 0, e, e + beta * (e - a))
+    contrast = contrast.masked_fill(~_valid_set(e, alpha), _NEVER)
+    return torch.where(mode == Mode.COLD, contrast, torch.where(mode == Mode.EXPERT, e, a))
 
 
 def _valid_set(expert: Tensor, alpha: Tensor) -> Tensor:
@@ -90,3 +130,9 @@ def _usable(logits: Tensor) -> Tensor:
     """[R] whether a row has no NaN, no +inf, and one finite logit at least."""
     highest = logits.max(dim=1).values  # NaN wins a maximum
     return highest.isfinite()
+
+
+LIBRARY = define(NAMESPACE)
+LIBRARY.impl("contrast_select", contrast_select, "CompositeExplicitAutograd")
+LIBRARY.impl("lora_apply", lora_apply, "CompositeExplicitAutograd")
+LIBRARY.impl("head_gather", head_gather, "CompositeExplicitAutograd")

@@ -1,0 +1,157 @@
+#include "logits.h"
+
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+
+namespace cold {
+namespace {
+
+// Integers that order as the floating-point numbers do, NaNs beyond the infinities.
+template <typename T>
+struct Order {
+  using Key = std::conditional_t<sizeof(T) == 4, int32_t, int16_t>;
+  static constexpr Key kMagnitude = std::numeric_limits<Key>::max();
+  static constexpr Key kPlusInfinity = std::is_same_v<T, float>      ? Key(0x7f800000)
+                                       : std::is_same_v<T, BFloat16> ? Key(0x7f80)
+                                                                     : Key(0x7c00);
+  static constexpr Key kMinusInfinity = Key(-kPlusInfinity - 1);
+
+  static COLD_INLINE Key flip(Key bits) {  // its own inverse
+    return bits ^ ((bits >> (8 * sizeof(Key) - 1)) & kMagnitude);
+  }
+  static COLD_INLINE Key of(T x) { return flip(bit_cast<Key>(x)); }
+  static COLD_INLINE T number(Key key) { return bit_cast<T>(flip(key)); }
+};
+
+template <typename T>
+struct Range {
+  using Key = typename Order<T>::Key;
+  Key lowest = std::numeric_limits<Key>::max(), highest = std::numeric_limits<Key>::min();
+};
+
+template <typename T>
+COLD_INLINE Range<T> range_of(const T* p, int64_t n) {
+  Range<T> range;
+  for (int64_t i = 0; i < n; ++i) {
+    const auto key = Order<T>::of(p[i]);
+    range.highest = std::max(range.highest, key);
+    range.lowest = std::min(range.lowest, key);
+  }
+  return range;
+}
+
+// Sums exp(logit - origin). The origin need not be the maximum: it moves only when a block rises far
+// above it, so that a block is read from memory once and hardly ever rescaled.
+template <typename T>
+class SumOfExp {
+ public:
+  COLD_INLINE void add(const T* p, int64_t n, float block_max) {
+    if (!(block_max <= origin_ + kFar)) move_origin(block_max);
+    const float bias = exponent_bias(origin_);
+    Pair sums = sums_;
+    int64_t i = 0;
+    for (; i + kWidth <= n; i += kWidth) add(sums, load(p + i), bias);
+    if (i < n) {
+      T rest[kWidth];
+      std::fill(rest, rest + kWidth, Order<T>::number(Order<T>::kMinusInfinity));
+      std::memcpy(rest, p + i, (n - i) * sizeof(T));
+      add(sums, load(rest), bias);
+    }
+    sums_ = sums;
+  }
+  COLD_INLINE float relative_to(float max) const {
+    return sum(sums_.first + sums_.second) * std::exp(origin_ - max);
+  }
+
+ private:
+  static constexpr float kFar = 30;  // exp(kFar) times a vocabulary is far from overflow
+
+  static COLD_INLINE void add(Pair& sums, const Pair& x, float bias) {
+    sums.first = add_exp<sizeof(T) == 2>(sums.first, x.first, bias);
+    sums.second = add_exp<sizeof(T) == 2>(sums.second, x.second, bias);
+  }
+  COLD_INLINE void move_origin(float origin) {
+    const float scale = std::exp(origin_ - origin);
+    sums_.first *= scale;
+    sums_.second *= scale;
+    origin_ = origin;
+  }
+
+  float origin_ = -kInfinity;
+  Pair sums_{};
+};
+
+template <typename T>
+COLD_INLINE Stats examine_all(const T* logits, int64_t n, float* block_max) {
+  using O = Order<T>;
+  Stats stats;
+  SumOfExp<T> sums;
+  for (int64_t start = 0; start < n; start += kBlock) {
+    const int64_t size = std::min(kBlock, n - start);
+    const Range<T> range = range_of(logits + start, size);
+    stats.broken |= range.highest >= O::kPlusInfinity || range.lowest < O::kMinusInfinity;
+    *block_max = to_float(O::number(range.highest));
+    if (!stats.broken && *block_max > -kInfinity) {
+      sums.add(logits + start, size, *block_max);
+      stats.max = std::max(stats.max, *block_max);
+    }
+    ++block_max;
+  }
+  if (stats.max > -kInfinity) stats.sum = sums.relative_to(stats.max);
+  return stats;
+}
+
+template <typename T>
+COLD_INLINE int64_t find_in_block(const T* p, int64_t n, float cutoff, int32_t first,
+                                  int32_t* found) {
+  constexpr int64_t kStep = 64;
+  int64_t count = 0;
+  for (int64_t start = 0; start < n; start += kStep) {
+    const int64_t end = std::min(start + kStep, n);
+    int32_t reached = 0;
+    for (int64_t i = start; i < end; ++i) reached |= to_float(p[i]) >= cutoff;
+    if (!reached) continue;
+    for (int64_t i = start; i < end; ++i)
+      if (to_float(p[i]) >= cutoff) found[count++] = first + i;
+  }
+  return count;
+}
+
+template <typename T>
+COLD_INLINE int64_t find_all(const T* logits, int64_t n, const float* block_max, float cutoff,
+                             int32_t* found) {
+  int64_t count = 0;
+  for (int64_t start = 0; start < n; start += kBlock)
+    if (*block_max++ >= cutoff)
+      count += find_in_block(logits + start, std::min(kBlock, n - start), cutoff, start,
+                             found + count);
+  return count;
+}
+
+}  // namespace
+
+void Stats::merge(const Stats& other) {
+  broken |= other.broken;
+  if (other.max == -kInfinity) return;
+  const float highest = std::max(max, other.max);
+  sum = sum * std::exp(max - highest) + other.sum * std::exp(other.max - highest);
+  max = highest;
+}
+
+float Stats::log_sum_exp() const { return max + std::log(sum); }
+
+#define COLD_DEFINE(T)                                                                        \
+  COLD_CLONES Stats examine(const T* logits, int64_t n, float* block_max) {                   \
+    return examine_all(logits, n, block_max);                                                 \
+  }                                                                                           \
+  COLD_CLONES int64_t find(const T* logits, int64_t n, const float* block_max, float cutoff, \
+                           int32_t* found) {                                                  \
+    return find_all(logits, n, block_max, cutoff, found);                                     \
+  }
+COLD_DEFINE(float)
+COLD_DEFINE(BFloat16)
+COLD_DEFINE(Float16)
+#undef COLD_DEFINE
+
+}  // namespace cold

@@ -1,0 +1,93 @@
+"""The ops as torch sees them: registered properly, usable by torch.compile, chosen by name."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from cold_kernels import KernelError, load_ops
+from tests.kernels.conftest import Implementation
+from tests.kernels.inputs import contrast, lora
+
+
+def namespace(implementation: Implementation) -> str:
+    return f"cold_{implementation.ops.name}"
+
+
+def test_registration(implementation: Implementation) -> None:
+    ops = getattr(torch.ops, namespace(implementation))
+    on = implementation.device
+    case = contrast(3, 100, torch.float32)
+    settings = {k: None if v is None else v.to(on) for k, v in case.settings.items()}
+    expert, base = case.expert.to(on), case.base.to(on)
+    # Compiling the interpreter's own frames is not what is checked.
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(ops.contrast_select, (expert, base), settings, test_utils=checks)
+    hidden, head = torch.ones(3, 8, device=on), torch.ones(100, 8, device=on)
+    torch.library.opcheck(ops.head_gather, (expert, hidden, head), settings, test_utils=checks)
+    adapters = lora(3, 20, 30, (4, 2), torch.float32)
+    weights = {k: v.to(on) for k, v in adapters.weights.items()}
+    arguments = (adapters.y.to(on), adapters.x.to(on))
+    torch.library.opcheck(ops.lora_apply, arguments, weights, test_utils=checks)
+
+
+def test_torch_compile_sees_one_graph(implementation: Implementation) -> None:
+    case = contrast(3, 100, torch.float32)
+    on = implementation.device
+    settings = {k: None if v is None else v.to(on) for k, v in case.settings.items()}
+    select = implementation.ops.contrast_select
+
+    def step(expert: Tensor, base: Tensor) -> Tensor:
+        return select(expert * 2, base * 2, **settings).token + 1
+
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    expert, base = case.expert.to(on), case.base.to(on)
+    assert torch.equal(compiled(expert, base), step(expert, base))
+
+
+def test_fake_tensors_get_shapes_and_types(implementation: Implementation) -> None:
+    with FakeTensorMode():
+        rows = torch.empty(5)
+        mode = torch.empty(5, dtype=torch.int32)
+        found = implementation.ops.contrast_select(
+            torch.empty(5, 90),
+            torch.empty(5, 90),
+            mode=mode,
+            alpha=rows,
+            beta=rows,
+            temperature=rows,
+            noise=None,
+        )
+    assert all(tensor.shape == (5,) for tensor in found)
+    assert found.token.dtype == found.expert_token.dtype == torch.int64
+    assert found.valid_count.dtype == torch.int32
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"alpha": torch.ones(4)}, "alpha: shape must be"),
+        ({"mode": torch.zeros(3, dtype=torch.int64)}, "mode: dtype must be"),
+        ({"noise": torch.zeros(3, 99)}, "noise: shape must be"),
+    ],
+)
+def test_native_checks_its_inputs(change: dict[str, Tensor], complaint: str) -> None:
+    ops = load_ops("native", torch.device("cpu"))
+    case = contrast(3, 100, torch.float32)
+    with pytest.raises(RuntimeError, match=complaint):
+        ops.contrast_select(case.expert, case.base, **{**case.settings, **change})
+
+
+def test_the_choice_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert load_ops("auto", torch.device("cpu")).name == "native"
+    assert "kernels on cpu: native" in caplog.text
+
+
+def test_unknown_kernels() -> None:
+    with pytest.raises(KernelError, match="auto, native, reference"):
+        load_ops("magic", torch.device("cpu"))

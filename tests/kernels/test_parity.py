@@ -1,0 +1,264 @@
+"""Every implementation of every op against the reference: dtypes, shapes, odd values, random cases."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cold_kernels import Mode, Selection, reference
+from tests.kernels.conftest import Implementation
+from tests.kernels.inputs import (
+    DTYPES,
+    LOG_PROB_TOLERANCE,
+    LORA_TOLERANCE,
+    TIE_MARGIN,
+    Contrast,
+    Lora,
+    contrast,
+    lora,
+)
+
+NEVER = -math.inf
+BY_DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+
+
+def keys_of(case: Contrast) -> Tensor:
+    """What each row's pick maximises, [R, V]."""
+    e, a = case.expert.float(), case.base.float()
+    scores = reference.contrast_scores(e, a, case.mode, case.alpha, case.beta)
+    if case.noise is None:
+        return scores
+    best = scores.max(1, keepdim=True).values
+    heat = case.temperature[:, None]
+    drawn = (scores - best) / heat.clamp(min=1e-9) + case.noise
+    return torch.where(heat > 0, drawn, scores)
+
+
+def select(implementation: Implementation, case: Contrast) -> Selection:
+    on = implementation.device
+    settings = {k: None if v is None else v.to(on) for k, v in case.settings.items()}
+    found = implementation.ops.contrast_select(case.expert.to(on), case.base.to(on), **settings)
+    return Selection(*(tensor.cpu() for tensor in found))
+
+
+def check_selection(
+    found: Selection,
+    case: Contrast,
+    margin: float = TIE_MARGIN,
+    dtype: torch.dtype | None = None,
+) -> None:
+    expected = reference.contrast_select(case.expert, case.base, **case.settings)
+    keys = keys_of(case)
+    tolerance = LOG_PROB_TOLERANCE[dtype or case.expert.dtype]
+    assert torch.equal(found.token < 0, expected.token < 0)
+    for row in (found.token >= 0).nonzero()[:, 0].tolist():
+        token, best = int(found.token[row]), int(expected.token[row])
+        assert token == best or keys[row, token] >= keys[row, best] - margin, (row, token, best)
+        assert found.expert_token[row] == expected.expert_token[row]
+        check_count(int(found.valid_count[row]), int(expected.valid_count[row]), case, row)
+        if token != best:
+            continue
+        for field in ("score", "expert_log_prob", "base_log_prob"):
+            torch.testing.assert_close(
+                getattr(found, field)[row],
+                getattr(expected, field)[row],
+                atol=tolerance,
+                rtol=1e-5,
+                equal_nan=True,
+            )
+
+
+def check_count(found: int, expected: int, case: Contrast, row: int) -> None:
+    """The sizes agree, but for tokens that rounding may put on either side of the cutoff."""
+    e = case.expert[row].float()
+    on_the_edge = (e - (e.max() + case.alpha[row].log())).abs() <= TIE_MARGIN
+    assert abs(found - expected) <= int(on_the_edge.sum())
+
+
+def shapes(implementation: Implementation) -> list[tuple[int, int]]:
+    small = [(1, 1), (3, 33), (2, 4099)]
+    large = [(1, 151936), (3, 32003), (64, 49152), (8, 151936)]
+    return small if implementation.is_slow else small + large
+
+
+@BY_DTYPE
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_contrast_select(
+    implementation: Implementation, dtype: torch.dtype, temperature: float
+) -> None:
+    for rows, vocab in shapes(implementation):
+        case = contrast(rows, vocab, dtype, seed=vocab, temperature=temperature)
+        check_selection(select(implementation, case), case)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "beta"), [(1.0, 0.5), (2**-20, 0.5), (0.1, 0.0), (0.1, 100.0), (1e-30, 3.0)]
+)
+def test_contrast_select_with_extreme_settings(
+    implementation: Implementation, alpha: float, beta: float
+) -> None:
+    case = contrast(3, 2000, torch.float32, seed=1, modes=(Mode.COLD,), alpha=alpha, beta=beta)
+    # The margin grows with the scores.
+    check_selection(select(implementation, case), case, margin=TIE_MARGIN * (1 + beta))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    rows=st.integers(1, 5),
+    vocab=st.integers(1, 1100),
+    seed=st.integers(0, 2**20),
+    alpha=st.floats(2**-20, 1, width=32),
+    beta=st.floats(0, 10, width=32),
+    temperature=st.sampled_from([0.0, 0.1, 1.0, 5.0]),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_contrast_select_anywhere(
+    implementation: Implementation,
+    rows: int,
+    vocab: int,
+    seed: int,
+    alpha: float,
+    beta: float,
+    temperature: float,
+    dtype: torch.dtype,
+) -> None:
+    case = contrast(rows, vocab, dtype, seed=seed, alpha=alpha, beta=beta, temperature=temperature)
+    check_selection(select(implementation, case), case, margin=TIE_MARGIN * (1 + beta))
+
+
+@BY_DTYPE
+def test_ties_go_left(implementation: Implementation, dtype: torch.dtype) -> None:
+    case = contrast(3, 3000, dtype, modes=(Mode.COLD, Mode.EXPERT, Mode.BASE))
+    case.expert[:, [700, 701, 2999]] = 40.0
+    case.base[:] = case.base.clamp(max=8)
+    case.base[:, [700, 701, 2999]] = 30.0
+    found = select(implementation, case)
+    assert found.token.tolist() == [700, 700, 700]
+    assert found.valid_count.tolist() == [3, 3, 3000]
+
+
+@BY_DTYPE
+def test_minus_infinity_is_never_picked(implementation: Implementation, dtype: torch.dtype) -> None:
+    case = contrast(6, 2100, dtype, temperature=1.0)
+    case.expert[:, ::3], case.base[:, ::3] = NEVER, NEVER
+    case.expert[3], case.base[4] = NEVER, NEVER  # a row with one finite logit, in each mode
+    case.expert[3, 1900], case.base[4, 1901] = 1.0, 1.0
+    case.expert[5], case.base[5] = NEVER, NEVER  # BASE row without any
+    found = select(implementation, case)
+    check_selection(found, case)
+    assert found.token[3] == 1900
+    assert found.token[5] == -1
+
+
+@BY_DTYPE
+@pytest.mark.parametrize("value", [math.nan, -math.nan, math.inf])
+def test_broken_logits_break_the_rows_that_read_them(
+    implementation: Implementation, dtype: torch.dtype, value: float
+) -> None:
+    case = contrast(6, 2100, dtype)
+    case.expert[:3, 1500] = value
+    case.base[3:, 1600] = value
+    # Rows take turns at COLD, EXPERT, BASE.
+    found = select(implementation, case).token
+    assert (found < 0).tolist() == [True, True, False, True, False, True]
+
+
+def check_lora(implementation: Implementation, case: Lora) -> None:
+    expected, found = case.y.clone(), case.y.to(implementation.device, copy=True)
+    reference.lora_apply(expected, case.x, **case.weights)
+    on = {name: tensor.to(implementation.device) for name, tensor in case.weights.items()}
+    implementation.ops.lora_apply(found, case.x.to(implementation.device), **on)
+    untouched = case.index < 0
+    assert torch.equal(found.cpu()[untouched], case.y[untouched])
+    tolerance = LORA_TOLERANCE[case.y.dtype]
+    error = (found.cpu().double() - expected.double()).abs()
+    assert (error <= tolerance * (1 + expected.double().abs())).all(), error.max()
+
+
+@BY_DTYPE
+@pytest.mark.parametrize("ranks", [(1,), (8,), (64,), (128,), (1, 8, 64, 128), (16, 0, 3)], ids=str)
+def test_lora_apply(
+    implementation: Implementation, dtype: torch.dtype, ranks: tuple[int, ...]
+) -> None:
+    small = [(1, 64, 96), (3, 33, 7), (40, 64, 48)]
+    large = [(1, 576, 1536), (8, 4096, 576), (64, 576, 192), (300, 576, 576)]
+    for tokens, inputs, outputs in small if implementation.is_slow else small + large:
+        check_lora(implementation, lora(tokens, inputs, outputs, ranks, dtype, seed=tokens))
+
+
+def test_lora_apply_without_adapters_changes_nothing(implementation: Implementation) -> None:
+    case = lora(5, 64, 48, (4,), torch.bfloat16)
+    case.index.fill_(-1)
+    check_lora(implementation, case)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    tokens=st.integers(1, 20),
+    inputs=st.integers(1, 70),
+    outputs=st.integers(1, 70),
+    ranks=st.lists(st.integers(1, 20), min_size=1, max_size=4),
+    seed=st.integers(0, 2**20),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_lora_apply_anywhere(
+    implementation: Implementation,
+    tokens: int,
+    inputs: int,
+    outputs: int,
+    ranks: list[int],
+    seed: int,
+    dtype: torch.dtype,
+) -> None:
+    check_lora(implementation, lora(tokens, inputs, outputs, tuple(ranks), dtype, seed=seed))
+
+
+@BY_DTYPE
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_head_gather(
+    implementation: Implementation, dtype: torch.dtype, temperature: float
+) -> None:
+    small = [(1, 65, 33), (3, 1500, 64)]
+    large = [(1, 49152, 576), (8, 49152, 576), (3, 32003, 1024)]
+    for rows, vocab, width in small if implementation.is_slow else small + large:
+        case = contrast(
+            rows,
+            vocab,
+            dtype,
+            seed=vocab,
+            modes=(Mode.COLD, Mode.EXPERT),
+            temperature=temperature,
+        )
+        generator = torch.Generator().manual_seed(vocab)
+        hidden = torch.randn(rows, width, generator=generator).to(dtype)
+        head = (torch.randn(vocab, width, generator=generator) / width**0.5 * 4).to(dtype)
+        on = implementation.device
+        given = {k: None if v is None else v.to(on) for k, v in case.settings.items()}
+        found = implementation.ops.head_gather(
+            case.expert.to(on), hidden.to(on), head.to(on), **given
+        )
+        assert found.base_log_prob.isnan().all()
+        dense = Contrast(case.expert.float(), hidden.float() @ head.float().T, **case.settings)
+        contrasted = reference.contrast_select(dense.expert, dense.base, **dense.settings)
+        missing = contrasted.base_log_prob
+        check_selection(
+            Selection(*(t.cpu() for t in found))._replace(base_log_prob=missing),
+            dense,
+            margin=1e-4,  # the products are summed in another order
+            dtype=dtype,
+        )
+
+
+def test_head_gather_leaves_base_rows_out(implementation: Implementation) -> None:
+    case = contrast(3, 100, torch.float32)
+    on = implementation.device
+    given = {k: None if v is None else v.to(on) for k, v in case.settings.items()}
+    found = implementation.ops.head_gather(
+        case.expert.to(on), torch.ones(3, 8, device=on), torch.ones(100, 8, device=on), **given
+    )
+    assert (found.token < 0).tolist() == [False, False, True]
