@@ -1,4 +1,4 @@
-"""Every implementation of every op against the reference: dtypes, shapes, odd values, random cases."""
+"""Every implementation of every op against the reference: dtypes, shapes, odd values, chance."""
 
 from __future__ import annotations
 
