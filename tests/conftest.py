@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -9,6 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from cold_kernels.device import choose_device
+
+if choose_device("auto").type == "cpu":
+    # Read when triton-lang is first imported, by transformers for one: its kernels then run in its
+    # interpreter.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from cold_backend.config import Settings
 from cold_backend.server.process import Endpoints, ServerProcess, wait_until

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+from dataclasses import dataclass
 
 import torch
 
@@ -46,3 +48,79 @@ def _npu_count() -> int:
     except (ImportError, RuntimeError, OSError):
         return 0
     return int(torch_npu.npu.device_count())
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How the triton-lang kernels are cut for a device.
+
+    Attributes:
+        vector_cores: programs of a kernel that multiplies no matrices.
+        cube_cores: programs of one that does.
+        tile: tokens of the vocabulary at a time.
+        width: numbers of a dot product at a time.
+        ranks, inputs, outputs: of an adapter at a time, for one token.
+        tokens, tile_inputs, tile_outputs: of an adapter's matrix products at a time.
+    """
+
+    vector_cores: int
+    cube_cores: int
+    tile: int
+    width: int = 1024
+    ranks: int = 16
+    inputs: int = 256
+    outputs: int = 1024
+    tokens: int = 16
+    tile_inputs: int = 128
+    tile_outputs: int = 128
+
+
+@dataclass(frozen=True, slots=True)
+class AscendChip:
+    """What an Ascend SKU offers.
+
+    Attributes:
+        cube_cores: matrix units.
+        vector_cores: vector units.
+        buffer_bytes: unified buffer of a vector unit.
+    """
+
+    cube_cores: int
+    vector_cores: int
+    buffer_bytes: int
+
+
+# hicann/runtime, Ascend910B*.ini.
+ASCEND_CHIPS = {
+    "Ascend910B1": AscendChip(24, 48, 192 << 10),
+    "Ascend910B2": AscendChip(24, 48, 192 << 10),
+    "Ascend910B3": AscendChip(20, 40, 192 << 10),
+    "Ascend910B4": AscendChip(20, 40, 192 << 10),
+}
+
+# Bytes of the unified buffer that contrast_select takes per token of a tile: two logits, the noise,
+# the ids, the score and the masks, twice for loading while computing. Checked by `ascend-check`.
+_TILE_BYTES_PER_TOKEN = 48
+
+
+def ascend_tuning(chip: AscendChip) -> Tuning:
+    """Cuts that fit an Ascend chip's buffer."""
+    tokens = chip.buffer_bytes // _TILE_BYTES_PER_TOKEN
+    return Tuning(
+        vector_cores=chip.vector_cores,
+        cube_cores=chip.cube_cores,
+        tile=1 << (tokens.bit_length() - 1),
+    )
+
+
+@functools.cache
+def tuning_of(device: torch.device) -> Tuning:
+    """The cuts for a device."""
+    if device.type == "npu":
+        import torch_npu
+
+        return ascend_tuning(ASCEND_CHIPS[torch_npu.npu.get_device_name(device)])
+    if device.type == "cuda":
+        cores = torch.cuda.get_device_properties(device).multi_processor_count
+        return Tuning(vector_cores=8 * cores, cube_cores=4 * cores, tile=2048)
+    return Tuning(vector_cores=2, cube_cores=2, tile=1024, inputs=64, outputs=64, width=64)

@@ -17,9 +17,10 @@ _log = logging.getLogger(__name__)
 # The module that registers an implementation's ops; NAMESPACE says where.
 _MODULES = {
     "native": "cold_kernels.native",
+    "triton_lang": "cold_kernels.triton_lang.launch",
     "reference": "cold_kernels.reference",
 }
-_BEST = {"cpu": "native", "cuda": "reference", "npu": "reference"}
+_BEST = {"cpu": "native", "cuda": "triton_lang", "npu": "triton_lang"}
 IMPLEMENTATIONS = tuple(_MODULES)
 
 

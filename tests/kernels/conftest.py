@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import pytest
@@ -12,9 +11,6 @@ from cold_kernels import IMPLEMENTATIONS, Ops, load_ops
 from cold_kernels.device import choose_device
 
 ACCELERATOR = choose_device("auto")
-if ACCELERATOR.type == "cpu":
-    # Read when triton-lang is imported: its kernels then run in its interpreter.
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @dataclass(frozen=True)

@@ -89,5 +89,5 @@ def test_the_choice_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_unknown_kernels() -> None:
-    with pytest.raises(KernelError, match="auto, native, reference"):
+    with pytest.raises(KernelError, match="auto, native, triton_lang, reference"):
         load_ops("magic", torch.device("cpu"))

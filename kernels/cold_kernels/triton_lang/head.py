@@ -1,0 +1,60 @@
+"""The kernel of head_gather that goes between the two of contrast_select."""
+
+import triton
+import triton.language as tl
+
+from cold_kernels.triton_lang.contrast import COLD, INFINITY, NEVER, NO_TOKEN, row_maximum
+
+
+@triton.jit
+def cold_gather_head(
+    expert,  # [R, V]
+    hidden,  # [R, H]
+    head,  # [V, H]
+    mode,  # [R] int32
+    alpha,  # [R] float32
+    highest,  # [R, S] float32, from cold_tile_stats
+    gathered,  # [R, V] float32
+    rows,
+    vocab,
+    width,
+    tiles,
+    TILE: tl.constexpr,
+    TILES: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """Writes the base's logits of the tokens in each contrasted row's valid set.
+
+    The products are read and summed WIDTH numbers at a time.
+
+    Mutates: gathered, at those tokens alone.
+    """
+    for item in range(tl.program_id(0), rows * tiles, tl.num_programs(0)):
+        row = item // tiles
+        start = (item - row * tiles) * TILE
+        top = row_maximum(highest + row * tiles, tiles, TILES)
+        cutoff = top + tl.log(tl.load(alpha + row))
+        live = (tl.load(mode + row) == COLD) & (top < INFINITY) & (top > NEVER)
+        if live & (tl.load(highest + item) >= cutoff):
+            offset = row * vocab
+            ids = start + tl.arange(0, TILE)
+            x = tl.load(expert + offset + ids, mask=ids < vocab, other=NEVER).to(tl.float32)
+            left = tl.where((x >= cutoff) & (x > NEVER), ids, NO_TOKEN)
+            count = tl.sum(tl.where((x >= cutoff) & (x > NEVER), 1, 0), 0)
+            for _ in range(0, count):
+                token = tl.min(left, 0)
+                left = tl.where(left == token, NO_TOKEN, left)
+                logit = _dot(hidden + row * width, head + token.to(tl.int64) * width, width, WIDTH)
+                tl.store(gathered + offset + token, logit)
+
+
+@triton.jit
+def _dot(x, w, width, WIDTH: tl.constexpr):
+    sums = tl.zeros([WIDTH], tl.float32)
+    for start in range(0, width, WIDTH):
+        at = start + tl.arange(0, WIDTH)
+        here = at < width
+        u = tl.load(x + at, mask=here, other=0.0).to(tl.float32)
+        v = tl.load(w + at, mask=here, other=0.0).to(tl.float32)
+        sums += u * v
+    return tl.sum(sums, 0)

@@ -1,0 +1,175 @@
+"""Runs the kernels on tensors, and registers the ops. Contracts: `cold_kernels.ops`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cold_kernels.device import Tuning, tuning_of
+from cold_kernels.ops import Selection, define, empty_selection
+from cold_kernels.triton_lang.contrast import cold_pick, cold_tile_stats
+from cold_kernels.triton_lang.head import cold_gather_head
+from cold_kernels.triton_lang.lora import (
+    cold_lora_expand,
+    cold_lora_expand_tiles,
+    cold_lora_shrink,
+    cold_lora_shrink_tiles,
+)
+
+NAMESPACE = "cold_triton_lang"
+
+# From so many tokens on, neighbours share an adapter often enough for matrix products to pay.
+_MANY_TOKENS = 64
+
+
+def contrast_select(
+    expert: Tensor,
+    base: Tensor,
+    *,
+    mode: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    temperature: Tensor,
+    noise: Tensor | None,
+) -> Selection:
+    """See `ops.ContrastSelect`."""
+    tuning = tuning_of(expert.device)
+    expert, base = expert.contiguous(), base.contiguous()
+    stats = _tile_stats(expert, base, mode, tuning, has_base=True)
+    settings = (mode, alpha, beta, temperature)
+    return _pick(expert, base, settings, noise, stats, tuning, has_base=True)
+
+
+def head_gather(
+    expert: Tensor,
+    hidden: Tensor,
+    head: Tensor,
+    *,
+    mode: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    temperature: Tensor,
+    noise: Tensor | None,
+) -> Selection:
+    """See `ops.HeadGather`."""
+    tuning = tuning_of(expert.device)
+    rows, vocab = expert.shape
+    expert, hidden, head = expert.contiguous(), hidden.contiguous(), head.contiguous()
+    stats = _tile_stats(expert, expert, mode, tuning, has_base=False)
+    tiles = stats.shape[-1]
+    # Written to at the valid tokens, and read in the tiles that hold one.
+    gathered = torch.empty((rows, vocab), dtype=torch.float32, device=expert.device)
+    _run(
+        cold_gather_head, rows * tiles, tuning.vector_cores,
+        expert, hidden, head, mode, alpha, stats[0, 0], gathered,
+        rows, vocab, hidden.shape[1], tiles,
+        TILE=tuning.tile, TILES=_power_of_two(tiles), WIDTH=tuning.width,
+    )  # fmt: skip
+    settings = (mode, alpha, beta, temperature)
+    return _pick(expert, gathered, settings, noise, stats, tuning, has_base=False)
+
+
+def lora_apply(
+    y: Tensor,
+    x: Tensor,
+    *,
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    rank: Tensor,
+    index: Tensor,
+) -> None:
+    """See `ops.LoraApply`."""
+    tuning = tuning_of(y.device)
+    tokens, inputs = x.shape
+    ranks, outputs = b.shape[1:]
+    x = x.contiguous()
+    shrunk = torch.empty((tokens, ranks), dtype=torch.float32, device=x.device)
+    if tokens < _MANY_TOKENS:
+        _run(
+            cold_lora_shrink, tokens * -(-ranks // tuning.ranks), tuning.vector_cores,
+            x, a, rank, index, shrunk, tokens, ranks, inputs,
+            RANKS=tuning.ranks, INPUTS=tuning.inputs,
+        )  # fmt: skip
+        _run(
+            cold_lora_expand, tokens * -(-outputs // tuning.outputs), tuning.vector_cores,
+            y, shrunk, b, scale, rank, index, tokens, ranks, outputs,
+            OUTPUTS=tuning.outputs,
+        )  # fmt: skip
+        return
+    size = tuning.tokens
+    all_ranks = max(16, _power_of_two(ranks))  # the least that a matrix product takes
+    _run(
+        cold_lora_shrink_tiles, -(-tokens // size), tuning.cube_cores,
+        x, a, index, shrunk, tokens, ranks, inputs,
+        TOKENS=size, RANKS=all_ranks, INPUTS=tuning.tile_inputs,
+    )  # fmt: skip
+    _run(
+        cold_lora_expand_tiles,
+        -(-tokens // size) * -(-outputs // tuning.tile_outputs),
+        tuning.cube_cores,
+        y, shrunk, b, scale, rank, index, tokens, ranks, outputs,
+        TOKENS=size, RANKS=all_ranks, OUTPUTS=tuning.tile_outputs,
+    )  # fmt: skip
+
+
+def _tile_stats(
+    expert: Tensor, base: Tensor, mode: Tensor, tuning: Tuning, *, has_base: bool
+) -> Tensor:
+    """[2, 2, R, S]: maxima and sums, of expert and base."""
+    rows, vocab = expert.shape
+    tiles = -(-vocab // tuning.tile)
+    stats = torch.empty((2, 2, rows, tiles), dtype=torch.float32, device=expert.device)
+    _run(
+        cold_tile_stats, rows * tiles, tuning.vector_cores,
+        expert, base, mode, stats[0], stats[1], rows, vocab, tiles,
+        HAS_BASE=has_base, TILE=tuning.tile,
+    )  # fmt: skip
+    return stats
+
+
+def _pick(
+    expert: Tensor,
+    base: Tensor,
+    settings: tuple[Tensor, Tensor, Tensor, Tensor],
+    noise: Tensor | None,
+    stats: Tensor,
+    tuning: Tuning,
+    *,
+    has_base: bool,
+) -> Selection:
+    rows, vocab = expert.shape
+    tiles = stats.shape[-1]
+    selection = empty_selection(expert)
+    # A pointer must be given even where none is read.
+    read = stats if noise is None else noise.contiguous()
+    _run(
+        cold_pick, rows, tuning.vector_cores,
+        expert, base, *settings, read, stats[0], stats[1], *selection, rows, vocab, tiles,
+        HAS_BASE=has_base, SAMPLES=noise is not None,
+        TILE=tuning.tile, TILES=_power_of_two(tiles),
+    )  # fmt: skip
+    return selection
+
+
+def _run(kernel: Any, items: int, cores: int, *arguments: Any, **sizes: Any) -> None:
+    if items:
+        kernel[(min(items, cores),)](*arguments, **sizes)
+
+
+def _power_of_two(n: int) -> int:
+    """The least one that is not below n."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+LIBRARY = define(NAMESPACE)
+_OPS: dict[str, Callable[..., Any]] = {
+    "contrast_select": contrast_select,
+    "lora_apply": lora_apply,
+    "head_gather": head_gather,
+}
+for _name, _op in _OPS.items():
+    LIBRARY.impl(_name, _op, "CompositeExplicitAutograd")
