@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Nothing may be fetched from a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test serve check format bench clean
+.PHONY: setup demo test serve check ascend-check npu-test format bench bench-kernels clean
 
 setup: .venv/.installed $(BASE_MODEL)/config.json
 
@@ -45,6 +45,22 @@ check: .venv/.installed
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile Dockerfile.ascend
 
+# A venv of its own: triton-ascend and triton install themselves under one name. The parity suite runs
+# there on a CPU twin of what Ascend's compiler is given.
+ASCEND := .venv-ascend
+TWIN := env PYTHONPATH=kernels/ascend:kernels:. $(ASCEND)/bin/python -m pytest -c kernels/ascend/pytest.ini --rootdir . --noconftest
+
+ascend-check:
+	PYTHON=$(PYTHON) kernels/ascend/install.sh $(ASCEND)
+	PYTHONPATH=kernels $(ASCEND)/bin/python kernels/ascend/check.py --report kernels/ascend_report.md
+	$(TWIN) kernels/ascend/test_limits.py
+	$(TWIN) -p twin tests/kernels/test_parity.py
+
+# On a machine with an NPU: the whole parity suite on it.
+npu-test: .venv/.installed
+	$(BIN)/python -c "from cold_kernels.device import choose_device; choose_device('npu')"
+	$(BIN)/python -m pytest tests/kernels
+
 format: .venv/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -52,5 +68,8 @@ format: .venv/.installed
 bench: setup
 	$(BIN)/python benchmarks/bench_server.py --base-model $(BASE_MODEL) --adapter equations=$(ADAPTER) --out benchmarks/results
 
+bench-kernels: .venv/.installed
+	$(BIN)/python benchmarks/kernels/bench_kernels.py --out benchmarks/kernels/results
+
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv $(ASCEND) build kernels/build dist .mypy_cache .ruff_cache .pytest_cache

@@ -39,11 +39,10 @@ def cold_gather_head(
             offset = row * vocab
             ids = start + tl.arange(0, TILE)
             x = tl.load(expert + offset + ids, mask=ids < vocab, other=NEVER).to(tl.float32)
-            left = tl.where((x >= cutoff) & (x > NEVER), ids, NO_TOKEN)
-            count = tl.sum(tl.where((x >= cutoff) & (x > NEVER), 1, 0), 0)
-            for _ in range(0, count):
-                token = tl.min(left, 0)
-                left = tl.where(left == token, NO_TOKEN, left)
+            valid = (x >= cutoff) & (x > NEVER)
+            token = -1
+            for _ in range(0, tl.sum(tl.where(valid, 1, 0), 0)):
+                token = tl.min(tl.where(valid & (ids > token), ids, NO_TOKEN), 0)
                 logit = _dot(hidden + row * width, head + token.to(tl.int64) * width, width, WIDTH)
                 tl.store(gathered + offset + token, logit)
 

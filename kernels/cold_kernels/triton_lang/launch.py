@@ -157,7 +157,12 @@ def _pick(
 
 def _run(kernel: Any, items: int, cores: int, *arguments: Any, **sizes: Any) -> None:
     if items:
-        kernel[(min(items, cores),)](*arguments, **sizes)
+        start(kernel, min(items, cores), arguments, sizes)
+
+
+def start(kernel: Any, programs: int, arguments: tuple[Any, ...], sizes: dict[str, Any]) -> None:
+    """Starts a kernel's programs, which take its items in turn."""
+    kernel[(programs,)](*arguments, **sizes)
 
 
 def _power_of_two(n: int) -> int:
