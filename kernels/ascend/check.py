@@ -54,7 +54,9 @@ def main() -> None:
         print(f"{result.chip} {result.case.name}: {result.complaint}", file=sys.stderr)
     if not failures:
         report.write_text(_INTRODUCTION + "".join(_rows(results)))
-    print(f"{len(results)} compilations, {len(failures)} failures, {time.monotonic() - began:.0f} s")
+    print(
+        f"{len(results)} compilations, {len(failures)} failures, {time.monotonic() - began:.0f} s"
+    )
     sys.exit(bool(failures))
 
 

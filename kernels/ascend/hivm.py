@@ -66,9 +66,7 @@ def _innermost_loops(body: str) -> list[str]:
             continue
         indent = len(line) - len(line.lstrip())
         last = next(
-            i
-            for i in range(first + 1, len(lines))
-            if lines[i].startswith(" " * indent + "}")
+            i for i in range(first + 1, len(lines)) if lines[i].startswith(" " * indent + "}")
         )
         inner = lines[first + 1 : last]
         if not any("scf.for" in text for text in inner):

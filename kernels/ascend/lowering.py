@@ -48,9 +48,7 @@ def to_linalg(case: Case) -> Linalg:
     target = GPUTarget("npu", "Ascend910B3", 0)
     backend: Any = make_backend(target)
     options = backend.parse_options({})
-    constants = {
-        case.kernel.arg_names.index(name): value for name, value in case.sizes.items()
-    }
+    constants = {case.kernel.arg_names.index(name): value for name, value in case.sizes.items()}
     source = ASTSource(
         fn=case.kernel,
         signature=case.signature,

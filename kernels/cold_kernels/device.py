@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 
@@ -61,6 +62,7 @@ class Tuning:
         width: numbers of a dot product at a time.
         ranks, inputs, outputs: of an adapter at a time, for one token.
         tokens, tile_inputs, tile_outputs: of an adapter's matrix products at a time.
+        options: of the compiler.
     """
 
     vector_cores: int
@@ -73,6 +75,7 @@ class Tuning:
     tokens: int = 16
     tile_inputs: int = 128
     tile_outputs: int = 128
+    options: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,5 +125,11 @@ def tuning_of(device: torch.device) -> Tuning:
         return ascend_tuning(ASCEND_CHIPS[torch_npu.npu.get_device_name(device)])
     if device.type == "cuda":
         cores = torch.cuda.get_device_properties(device).multi_processor_count
-        return Tuning(vector_cores=8 * cores, cube_cores=4 * cores, tile=2048)
+        return Tuning(
+            vector_cores=8 * cores,
+            cube_cores=4 * cores,
+            tile=2048,
+            # A product that is not rounded before its sum would break ties differently.
+            options={"enable_fp_fusion": False},
+        )
     return Tuning(vector_cores=2, cube_cores=2, tile=1024, inputs=64, outputs=64, width=64)

@@ -150,7 +150,7 @@ def _pick(
         cold_pick, rows, tuning.vector_cores,
         expert, base, *settings, read, stats[0], stats[1], *selection, rows, vocab, tiles,
         HAS_BASE=has_base, SAMPLES=noise is not None,
-        TILE=tuning.tile, TILES=_power_of_two(tiles),
+        TILE=tuning.tile, TILES=_power_of_two(tiles), **tuning.options,
     )  # fmt: skip
     return selection
 
