@@ -21,14 +21,15 @@ from cold_kernels.triton_lang.cases import Case, cases
 _BUDGETS = HERE / "budgets.json"
 _INTRODUCTION = """# Ascend check
 
-Written by `make ascend-check`. It proves that every kernel is accepted by the open part of Ascend's
-compilers up to HIVM, fits the unified buffer, stays vectorised, and that its Linalg form computes on
-a CPU what the reference does; it proves nothing of the closed last stage (`hivmc`) nor of speed.
+Written by `make ascend-check`. It proves that the open part of Ascend's compilers accepts every
+kernel up to HIVM, that it fits the unified buffer and stays vectorised, and that its Linalg form
+computes on a CPU what the reference does; it proves nothing of the closed last stage (`hivmc`) or of
+speed.
 
 Scalar loops: innermost loops that touch memory element by element. The chips differ in cores, which
-change the grid alone, so equal rows are one row.
+change the grid alone, so equal rows are one row. Ahead: loads the next tile while it computes.
 
-| kernel | dtype | sizes | chips | buffer bytes | of | vector calls | scalar loops | double-buffered |
+| kernel | dtype | sizes | chips | buffer bytes | of | vector calls | scalar loops | ahead |
 |---|---|---|---|---|---|---|---|---|
 """
 

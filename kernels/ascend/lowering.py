@@ -19,6 +19,7 @@ from cold_kernels.triton_lang.cases import Case
 HERE = Path(__file__).parent
 _COMPILER = Path(ascendnpuir.__file__).parent / "bin" / "bishengir-compile"
 _PASSES = (
+    "--enable-auto-multi-buffer=True",
     "--enable-auto-bind-sub-block=True",
     "--enable-hfusion-compile=true",
     "--enable-hivm-compile=true",
@@ -48,12 +49,7 @@ def to_linalg(case: Case) -> Linalg:
     target = GPUTarget("npu", "Ascend910B3", 0)
     backend: Any = make_backend(target)
     options = backend.parse_options({})
-    constants = {case.kernel.arg_names.index(name): value for name, value in case.sizes.items()}
-    source = ASTSource(
-        fn=case.kernel,
-        signature=case.signature,
-        constants={case.kernel.arg_names[i]: value for i, value in constants.items()},
-    )
+    source = ASTSource(fn=case.kernel, signature=case.signature, constants=case.sizes)
     context = ir.context()
     ir.load_dialects(context)
     backend.load_dialects(context)
@@ -79,8 +75,7 @@ def to_hivm(linalg: Linalg, chip: str, folder: Path) -> str:
     source, output, hivm = (folder / f"{chip}.{end}" for end in ("mlir", "out", "hivm"))
     source.write_text(linalg.text)
     result = subprocess.run(
-        [_COMPILER, source, f"--target={chip}", "--enable-auto-multi-buffer=True", *_PASSES]
-        + ["-o", output],
+        [_COMPILER, source, f"--target={chip}", *_PASSES, "-o", output],
         capture_output=True,
         text=True,
         env={**os.environ, "PATH": f"{HERE}:{os.environ['PATH']}", "HIVM_OUT": str(hivm)},

@@ -1,6 +1,6 @@
 """Runs the Linalg that Ascend's compiler is given on this machine's CPU, in the place of an NPU.
 
-A pytest plugin (`-p twin`): the parity suite then checks the ops as Ascend's front end lowered them.
+A pytest plugin (`-p twin`): the parity suite then checks the ops as Ascend's front end lowers them.
 The programs of a launch run one after another, so races would not show.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -30,14 +31,14 @@ from tests.kernels.conftest import Implementation
 
 _LLVM = Path(sys.prefix) / "debian/usr/lib/llvm-19"
 _SYSTEM = Path(sys.prefix) / "debian/usr/lib/x86_64-linux-gnu"
-_PASSES = """
+_PASSES = shlex.split("""
     --allow-unregistered-dialect --convert-elementwise-to-linalg
     --one-shot-bufferize=allow-return-allocs-from-loops=true --canonicalize
     --convert-linalg-to-loops --expand-strided-metadata --lower-affine --convert-scf-to-cf
     --convert-cf-to-llvm --convert-math-to-llvm --convert-math-to-libm --arith-expand
     --convert-arith-to-llvm --convert-index-to-llvm --finalize-memref-to-llvm
     --convert-func-to-llvm --lower-affine --convert-arith-to-llvm --reconcile-unrealized-casts
-""".split()
+""")
 _TYPES = {
     torch.float32: "fp32",
     torch.bfloat16: "bf16",

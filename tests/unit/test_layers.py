@@ -49,6 +49,8 @@ def test_confined_modules_have_one_home(module: str, home: str) -> None:
 
 def test_no_asserts_and_no_long_files_outside_tests() -> None:
     for path in (p for folder in FORBIDDEN for p in sources(folder)):
+        if path.name.startswith("test_"):
+            continue
         tree = ast.parse(path.read_text())
         assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree)), path
         assert len(path.read_text().splitlines()) <= 300, path

@@ -45,7 +45,7 @@ class Case:
 
 
 def cases(tuning: Tuning) -> Iterator[Case]:
-    """Every kernel × dtype × what the launcher chooses among for a device."""
+    """Every kernel, for every dtype and what the launcher chooses among for a device."""
     for dtype in DTYPES:
         for kernel, types, sizes in _kernels(tuning):
             names = (name for name in kernel.arg_names if name not in sizes)

@@ -1,8 +1,8 @@
 """The kernels of contrast_select; what they compute is in `cold_kernels.ops`.
 
-The logits are cut into tiles of TILE tokens, S of them to a row. `cold_tile_stats` reads every logit
-once, all cores at a time. Its maxima say which tiles can hold the pick; `cold_pick` reads only
-those, which are few where the valid set is small.
+The logits are cut into tiles of TILE tokens, S of them to a row. `cold_tile_stats` reads every
+logit once, all cores at a time. Its maxima say which tiles can hold the pick; `cold_pick` reads
+only those, which are few where the valid set is small.
 """
 
 import triton
@@ -33,7 +33,7 @@ def cold_tile_stats(
 ):
     """Finds each tile's maximum and its sum of exp(logit - maximum).
 
-    The maximum is +inf where a logit is NaN or +inf. What a row's mode does not read stays as it is.
+    The maximum is +inf where a logit is NaN or +inf. What a row's mode does not read stays.
 
     Mutates: highest, total.
     """
@@ -105,7 +105,7 @@ def _scan(
     token = -1
     count = 0.0
     broken = 0.0
-    for tile in range(0, tiles):
+    for tile in range(tiles):
         if tl.load(highest + tile) >= cutoff:
             ids = tile * TILE + tl.arange(0, TILE)
             inside = ids < vocab
@@ -154,7 +154,7 @@ def _choose(
     )  # fmt: skip
     if SAMPLES:
         if temperature > 0:
-            key, pick, reached, unusable = _scan(
+            _best, pick, _count, _broken = _scan(
                 own, base, noise, highest, reach, beta, temperature, best, vocab, tiles,
                 CONTRAST=CONTRAST, SAMPLE=True, TILE=TILE,
             )  # fmt: skip
@@ -228,12 +228,13 @@ def cold_pick(
 
 @triton.jit
 def _pick_of_base(
-    base, noise, temperature, highest, total, token, score, base_log_prob, valid_count, vocab, tiles,
+    base, noise, temperature, highest, total,
+    token, score, base_log_prob, valid_count, vocab, tiles,
     SAMPLES: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     top = row_maximum(highest, tiles, TILES)
     if (top > NEVER) & (top < INFINITY):
-        pick, count, broken = _choose(
+        pick, _count, _broken = _choose(
             base, base, noise, highest, top, NEVER, 0.0, temperature, vocab, tiles,
             CONTRAST=False, SAMPLES=SAMPLES, TILE=TILE,
         )  # fmt: skip
@@ -258,7 +259,7 @@ def _pick_with_expert(
             a_top = row_maximum(a_highest, tiles, TILES)
     if (e_top > NEVER) & (e_top < INFINITY) & (a_top > NEVER) & (a_top < INFINITY):
         cutoff = e_top + tl.log(alpha)
-        e_best, ties, broken = _choose(
+        e_best, _ties, _broken = _choose(
             expert, base, noise, e_highest, e_top, e_top, 0.0, 0.0, vocab, tiles,
             CONTRAST=False, SAMPLES=False, TILE=TILE,
         )  # fmt: skip

@@ -41,7 +41,7 @@ def cold_gather_head(
             x = tl.load(expert + offset + ids, mask=ids < vocab, other=NEVER).to(tl.float32)
             valid = (x >= cutoff) & (x > NEVER)
             token = -1
-            for _ in range(0, tl.sum(tl.where(valid, 1, 0), 0)):
+            for _ in range(tl.sum(tl.where(valid, 1, 0), 0)):
                 token = tl.min(tl.where(valid & (ids > token), ids, NO_TOKEN), 0)
                 logit = _dot(hidden + row * width, head + token.to(tl.int64) * width, width, WIDTH)
                 tl.store(gathered + offset + token, logit)

@@ -74,7 +74,7 @@ def cold_lora_expand(
             sums = tl.zeros([OUTPUTS], tl.float32)
             row = b + adapter.to(tl.int64) * ranks * outputs
             used = tl.load(rank + adapter)
-            for k in range(0, used):
+            for k in range(used):
                 w = tl.load(row + k * outputs + at, mask=here, other=0.0).to(tl.float32)
                 sums += w * tl.load(shrunk + token * ranks + k)
             if used > 0:
