@@ -56,10 +56,14 @@ ascend-check:
 	$(TWIN) kernels/ascend/test_limits.py
 	$(TWIN) -p twin tests/kernels/test_parity.py
 
-# On a machine with an NPU: the whole parity suite on it.
-npu-test: .venv/.installed
-	$(BIN)/python -c "from cold_kernels.device import choose_device; choose_device('npu')"
-	$(BIN)/python -m pytest tests/kernels
+# On a machine with an NPU and CANN 8.5: the whole parity suite on it.
+NPU := .venv-npu
+
+npu-test:
+	test -x $(NPU)/bin/python || $(PYTHON) -m venv $(NPU)
+	$(NPU)/bin/python -m pip install torch==2.9.0 torch-npu==2.9.0 triton-ascend==3.2.0 pybind11 'numpy<2' setuptools wheel pyyaml pytest hypothesis
+	$(NPU)/bin/python -m pip install --no-build-isolation -e ./kernels
+	PYTHONPATH=kernels/ascend:. $(NPU)/bin/python -m pytest -c kernels/ascend/pytest.ini --rootdir . --noconftest -p npu tests/kernels/test_parity.py
 
 format: .venv/.installed
 	$(BIN)/ruff format .
@@ -68,8 +72,9 @@ format: .venv/.installed
 bench: setup
 	$(BIN)/python benchmarks/bench_server.py --base-model $(BASE_MODEL) --adapter equations=$(ADAPTER) --out benchmarks/results
 
+# Bound threads: where something else runs, two on one core would wait for each other.
 bench-kernels: .venv/.installed
-	$(BIN)/python benchmarks/kernels/bench_kernels.py --out benchmarks/kernels/results
+	OMP_PROC_BIND=true $(BIN)/python benchmarks/kernels/bench_kernels.py --out benchmarks/kernels/results
 
 clean:
-	rm -rf .venv $(ASCEND) build kernels/build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv $(ASCEND) $(NPU) build kernels/build dist .mypy_cache .ruff_cache .pytest_cache

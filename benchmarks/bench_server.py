@@ -47,7 +47,7 @@ _SAME = (
 def main() -> int:
     options = parse_arguments()
     torch.set_num_threads(options.threads)
-    details = report.circumstances()
+    details = report.circumstances("bench_server.py")
     prompts = read_prompts(options.base_model, options.prompts)
     settings = server_settings(options)
     local_cells = naive_cells(options)

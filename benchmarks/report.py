@@ -19,14 +19,14 @@ _PACKAGES = ("torch", "transformers", "peft", "numpy", "tritonclient", "nvidia-p
 _ROOT = Path(__file__).resolve().parents[1]
 
 
-def circumstances() -> dict[str, Any]:
-    """Hardware, command, commit and versions."""
+def circumstances(program: str) -> dict[str, Any]:
+    """Hardware, command, commit and versions; the program is in the folder of benchmarks."""
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "threads_of_machine": os.cpu_count(),
         "load_before": os.getloadavg()[0],
-        "command": shlex.join(["python", "benchmarks/bench_server.py", *_shown_arguments()]),
+        "command": shlex.join(["python", f"benchmarks/{program}", *_shown_arguments()]),
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain")),
         "python": platform.python_version(),

@@ -23,8 +23,8 @@ _INTRODUCTION = """# Ascend check
 
 Written by `make ascend-check`. It proves that the open part of Ascend's compilers accepts every
 kernel up to HIVM, that it fits the unified buffer and stays vectorised, and that its Linalg form
-computes on a CPU what the reference does; it proves nothing of the closed last stage (`hivmc`) or of
-speed.
+computes on a CPU what the reference does; it proves nothing of the closed last stage (`hivmc`) or
+of speed.
 
 Scalar loops: innermost loops that touch memory element by element. The chips differ in cores, which
 change the grid alone, so equal rows are one row. Ahead: loads the next tile while it computes.

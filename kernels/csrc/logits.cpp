@@ -51,7 +51,9 @@ class SumOfExp {
     const float bias = exponent_bias(origin_);
     Pair sums = sums_;
     int64_t i = 0;
-    for (; i + kWidth <= n; i += kWidth) add(sums, load(p + i), bias);
+    for (; i + kWidth <= n; i += kWidth) {
+      add(sums, load(p + i), bias);
+    }
     if (i < n) {
       T rest[kWidth];
       std::fill(rest, rest + kWidth, Order<T>::number(Order<T>::kMinusInfinity));

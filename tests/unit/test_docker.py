@@ -88,13 +88,21 @@ def test_packages_are_declared_or_pinned(dockerfile: str) -> None:
             assert pinned or target in declared_requirements(), target
 
 
-@pytest.mark.parametrize("dockerfile", DOCKERFILES)
-def test_torch_is_the_constrained_one(dockerfile: str) -> None:
+def test_torch_is_the_constrained_one() -> None:
     """The separate installation of torch would otherwise be done twice."""
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
-    torch = [target for target in pip_targets(dockerfile) if target.startswith("torch==")]
+    torch = [target for target in pip_targets("Dockerfile") if target.startswith("torch==")]
     assert torch
     assert set(torch) <= set(constraints)
+
+
+def test_torch_npu_gets_its_own_torch() -> None:
+    """Constraints would pull in another; torch-npu and torch must have the same version."""
+    targets = dict(
+        target.split("==") for target in pip_targets("Dockerfile.ascend") if "==" in target
+    )
+    assert targets["torch"] == targets["torch-npu"]
+    assert "RUN sed -i '/^torch==/d;" in (ROOT / "Dockerfile.ascend").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES)
