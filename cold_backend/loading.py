@@ -23,7 +23,7 @@ def load_base_lm(settings: Settings) -> LanguageModel:
     Raises:
         ConfigError: the model cannot be used with these settings.
     """
-    device = device_of(settings, 0)
+    device = take_device(settings, 0)
     model = _load_weights(settings, device)
     return LanguageModel(
         model, Reads.BASE, slots=settings.max_sequences, context=settings.max_context
@@ -36,7 +36,7 @@ def load_adapter_lm(settings: Settings) -> LanguageModel:
     Raises:
         ConfigError: the model or an adapter cannot be used with these settings.
     """
-    device = device_of(settings, 1)
+    device = take_device(settings, 1)
     model = _load_weights(settings, device)
     adapters = [load_adapter(name, path) for name, path in settings.adapters.items()]
     for adapter in adapters:
@@ -73,22 +73,24 @@ def ops_for(settings: Settings, device: torch.device) -> Ops:
         raise ConfigError(str(error)) from error
 
 
-def device_of(settings: Settings, index: int) -> torch.device:
-    """The device to use, by number where there are several.
+def take_device(settings: Settings, index: int) -> torch.device:
+    """The device that this process uses, by number where there are several.
+
+    On a CPU, where the two language models run side by side, also its share of the cores.
 
     Raises:
         ConfigError: this machine has no such device.
     """
     try:
-        return choose_device(settings.device, index)
+        device = choose_device(settings.device, index)
     except DeviceError as error:
         raise ConfigError(str(error)) from error
+    if device.type == "cpu":
+        torch.set_num_threads(settings.threads or max(1, len(os.sched_getaffinity(0)) // 2))
+    return device
 
 
 def _load_weights(settings: Settings, device: torch.device) -> torch.nn.Module:
-    if device.type == "cpu":
-        # The two language models run side by side and share the cores.
-        torch.set_num_threads(settings.threads or max(1, len(os.sched_getaffinity(0)) // 2))
     config = load_config(settings.base_model)
     return load_model(settings.base_model, config, _dtype(settings.dtype, device), device)
 

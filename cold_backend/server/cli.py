@@ -109,7 +109,7 @@ def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
     # Imported late: --help and a wrong option should not wait for torch.
     from cold_backend.adapters import check_fit, load_adapter
     from cold_backend.language_model import context_limit, empty_model, load_config
-    from cold_backend.loading import device_of, load_tokenizer, ops_for
+    from cold_backend.loading import take_device, load_tokenizer, ops_for
 
     if settings.execution == "fused":
         raise ConfigError("execution: fused is not available yet, use ensemble")
@@ -121,7 +121,7 @@ def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
         raise ConfigError(
             f"max_context: the model allows at most {limit} tokens, got {settings.max_context}"
         )
-    ops_for(settings, device_of(settings, 0))
+    ops_for(settings, take_device(settings, 0))
     model = empty_model(config)
     for name, path in settings.adapters.items():
         check_fit(load_adapter(name, path), model)

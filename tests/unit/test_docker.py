@@ -102,7 +102,7 @@ def test_torch_npu_gets_its_own_torch() -> None:
         target.split("==") for target in pip_targets("Dockerfile.ascend") if "==" in target
     )
     assert targets["torch"] == targets["torch-npu"]
-    assert "RUN sed -i '/^torch==/d;" in (ROOT / "Dockerfile.ascend").read_text(encoding="utf-8")
+    assert "RUN sed -i -e '/^torch==/d'" in (ROOT / "Dockerfile.ascend").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES)

@@ -4,13 +4,13 @@ import torch
 
 from cold_backend import server_io
 from cold_backend.decoding import decode
-from cold_backend.loading import device_of, ops_for
+from cold_backend.loading import take_device, ops_for
 
 
 class TritonPythonModel:
     def initialize(self, args):
         settings = server_io.start(args)
-        self._device = device_of(settings, 0)
+        self._device = take_device(settings, 0)
         self._ops = ops_for(settings, self._device)
 
     def execute(self, requests):

@@ -1,0 +1,252 @@
+// From logits to a choice, row by row: what contrast_select and head_gather share.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "logits.h"
+#include "tensors.h"
+
+namespace cold {
+
+using Selection = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+enum Mode : int32_t { kCold = 0, kExpert = 1, kBase = 2 };
+
+constexpr float kNotANumber = std::numeric_limits<float>::quiet_NaN();
+// Logits that one thread examines at a time: they stay in the second-level cache.
+constexpr int64_t kSpan = 64 * kBlock;
+
+// The rows' settings, one value each.
+struct Settings {
+  Settings(const Tensor& expert, const Tensor& mode, const Tensor& alpha, const Tensor& beta,
+           const Tensor& temperature, const std::optional<Tensor>& noise)
+      : mode_(mode.contiguous()),
+        alpha_(alpha.contiguous()),
+        beta_(beta.contiguous()),
+        temperature_(temperature.contiguous()),
+        noise_(noise ? noise->contiguous() : Tensor()) {
+    const int64_t rows = expert.size(0);
+    check_shape(mode_, at::kInt, {rows}, "mode");
+    check_shape(alpha_, at::kFloat, {rows}, "alpha");
+    check_shape(beta_, at::kFloat, {rows}, "beta");
+    check_shape(temperature_, at::kFloat, {rows}, "temperature");
+    if (noise) check_shape(noise_, at::kFloat, expert.sizes(), "noise");
+  }
+  int32_t mode(int64_t row) const { return mode_.const_data_ptr<int32_t>()[row]; }
+  float alpha(int64_t row) const { return alpha_.const_data_ptr<float>()[row]; }
+  float beta(int64_t row) const { return beta_.const_data_ptr<float>()[row]; }
+  float temperature(int64_t row) const { return temperature_.const_data_ptr<float>()[row]; }
+  // Null where the row takes the best score.
+  const float* noise(int64_t row) const {
+    return noise_.defined() && temperature(row) > 0 ? row_of<float>(noise_, row) : nullptr;
+  }
+
+ private:
+  Tensor mode_, alpha_, beta_, temperature_, noise_;
+};
+
+// Statistics of the rows of one model's logits, those that are read.
+template <typename T>
+struct Logits {
+  Logits(const Tensor& logits, const Settings& settings, int32_t unread)
+      : rows(logits.size(0)),
+        vocab(logits.size(1)),
+        blocks((vocab + kBlock - 1) / kBlock),
+        spans((vocab + kSpan - 1) / kSpan),
+        tensor(logits.stride(1) == 1 ? logits : logits.contiguous()),
+        block_max(rows * blocks),
+        stats(rows * spans),
+        read(rows) {
+    for (int64_t row = 0; row < rows; ++row) read[row] = settings.mode(row) != unread;
+  }
+  const T* row(int64_t r) const { return row_of<T>(tensor, r); }
+  const float* maxima(int64_t r) const { return block_max.data() + r * blocks; }
+
+  void examine_span(int64_t item) {
+    const int64_t r = item / spans, start = item % spans * kSpan;
+    if (!read[r]) return;
+    stats[item] = examine(row(r) + start, std::min(kSpan, vocab - start),
+                          block_max.data() + r * blocks + start / kBlock);
+  }
+  Stats whole(int64_t r) const {
+    Stats all;
+    for (int64_t s = 0; s < spans; ++s) all.merge(stats[r * spans + s]);
+    return all;
+  }
+  // The leftmost token with this logit, which there is.
+  int64_t leftmost(int64_t r, float logit) const {
+    const float* block = std::find(maxima(r), maxima(r) + blocks, logit);
+    const T* p = row(r) + (block - maxima(r)) * kBlock;
+    while (to_float(*p) != logit) ++p;
+    return p - row(r);
+  }
+
+  int64_t rows, vocab, blocks, spans;
+  Tensor tensor;
+  std::vector<float> block_max;
+  std::vector<Stats> stats;
+  std::vector<char> read;
+};
+
+// Examines all the logits, with the threads sharing rows, models and spans alike.
+template <typename T>
+void examine_both(Logits<T>& expert, Logits<T>* base) {
+  const int64_t items = expert.rows * expert.spans;
+  at::parallel_for(0, base ? 2 * items : items, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      i < items ? expert.examine_span(i) : base->examine_span(i - items);
+  });
+}
+
+// One row's part of a selection.
+struct Choice {
+  int64_t token = -1, expert_token = -1;
+  float score = kNotANumber, expert_log_prob = kNotANumber, base_log_prob = kNotANumber;
+  int32_t valid_count = 0;
+};
+
+// Keeps the best of what it is shown in ascending order of tokens; of equals the first.
+struct Best {
+  int64_t token = -1;
+  float key = -kInfinity, score = kNotANumber;
+  void see(int64_t id, float score_, float key_) {
+    if (token >= 0 && !(key_ > key)) return;
+    token = id, key = key_, score = score_;
+  }
+};
+
+inline float perturbed(float score, float best, float temperature, float noise) {
+  return (score == best ? 0.0f : (score - best) / temperature) + noise;
+}
+
+// e + beta * (e - a), with the product rounded before the sum as everywhere else: a fused
+// multiply-add would break ties differently.
+inline float contrast(float e, float a, float beta) {
+  if (beta == 0) return e;
+  volatile float product = beta * (e - a);
+  return e + product;
+}
+
+// Chooses among all tokens of one model.
+template <typename T>
+Best choose_alone(const Logits<T>& logits, int64_t row, const Settings& settings) {
+  const float best = logits.whole(row).max;
+  Best choice;
+  const float* noise = settings.noise(row);
+  if (!noise) {
+    choice.see(logits.leftmost(row, best), best, best);
+    return choice;
+  }
+  const T* p = logits.row(row);
+  for (int64_t i = 0; i < logits.vocab; ++i) {
+    const float score = to_float(p[i]);
+    if (score > -kInfinity)
+      choice.see(i, score, perturbed(score, best, settings.temperature(row), noise[i]));
+  }
+  return choice;
+}
+
+// Chooses among the valid tokens, whose base logits are given.
+template <typename T>
+Best choose_contrasted(const T* expert, const std::vector<int32_t>& valid, const float* base,
+                       int64_t row, const Settings& settings) {
+  std::vector<float> scores(valid.size());
+  for (size_t i = 0; i < valid.size(); ++i)
+    scores[i] = contrast(to_float(expert[valid[i]]), base[i], settings.beta(row));
+  const float best = *std::max_element(scores.begin(), scores.end());
+  const float* noise = settings.noise(row);
+  Best choice;
+  for (size_t i = 0; i < valid.size(); ++i)
+    choice.see(valid[i], scores[i],
+               noise ? perturbed(scores[i], best, settings.temperature(row), noise[valid[i]])
+                     : scores[i]);
+  return choice;
+}
+
+// The ids of one row's valid set.
+template <typename T>
+std::vector<int32_t> valid_set(const Logits<T>& expert, int64_t row, float alpha) {
+  thread_local std::vector<int32_t> found;
+  found.resize(expert.vocab);
+  const float cutoff = expert.whole(row).max + std::log(alpha);
+  const int64_t count =
+      find(expert.row(row), expert.vocab, expert.maxima(row), cutoff, found.data());
+  return {found.begin(), found.begin() + count};
+}
+
+inline bool usable(const Stats& stats) { return !stats.broken && stats.max > -kInfinity; }
+
+// The choice of a row that reads the expert. `base_of(row, ids)` gives the base's logits at ids;
+// `base` is null where the base's statistics are not known.
+template <typename T, typename BaseOf>
+Choice choose(const Logits<T>& expert, const Logits<T>* base, int64_t row,
+              const Settings& settings, const BaseOf& base_of) {
+  Choice choice;
+  const Stats stats = expert.whole(row);
+  if (!usable(stats)) return choice;
+  const std::vector<int32_t> valid = valid_set(expert, row, settings.alpha(row));
+  choice.valid_count = valid.size();
+  choice.expert_token = expert.leftmost(row, stats.max);
+  Best best;
+  if (settings.mode(row) == kExpert) {
+    best = choose_alone(expert, row, settings);
+  } else {
+    const std::vector<float> at_valid = base_of(row, valid);
+    for (const float logit : at_valid)
+      if (!(logit < kInfinity)) return Choice();
+    if (base && !usable(base->whole(row))) return Choice();
+    best = choose_contrasted(expert.row(row), valid, at_valid.data(), row, settings);
+    if (base)
+      choice.base_log_prob =
+          to_float(base->row(row)[best.token]) - base->whole(row).log_sum_exp();
+  }
+  choice.token = best.token;
+  choice.score = best.score;
+  choice.expert_log_prob = to_float(expert.row(row)[best.token]) - stats.log_sum_exp();
+  return choice;
+}
+
+template <typename T>
+Choice choose_base(const Logits<T>& base, int64_t row, const Settings& settings) {
+  Choice choice;
+  const Stats stats = base.whole(row);
+  if (!usable(stats)) return choice;
+  const Best best = choose_alone(base, row, settings);
+  choice.token = best.token;
+  choice.score = best.score;
+  choice.base_log_prob = best.score - stats.log_sum_exp();
+  choice.valid_count = base.vocab;
+  return choice;
+}
+
+// The outputs, filled row by row.
+struct Chosen {
+  explicit Chosen(int64_t rows)
+      : token(at::empty({rows}, at::kLong)),
+        score(at::empty({rows}, at::kFloat)),
+        expert_log_prob(at::empty({rows}, at::kFloat)),
+        base_log_prob(at::empty({rows}, at::kFloat)),
+        valid_count(at::empty({rows}, at::kInt)),
+        expert_token(at::empty({rows}, at::kLong)) {}
+  void set(int64_t row, const Choice& choice) {
+    token.data_ptr<int64_t>()[row] = choice.token;
+    score.data_ptr<float>()[row] = choice.score;
+    expert_log_prob.data_ptr<float>()[row] = choice.expert_log_prob;
+    base_log_prob.data_ptr<float>()[row] = choice.base_log_prob;
+    valid_count.data_ptr<int32_t>()[row] = choice.valid_count;
+    expert_token.data_ptr<int64_t>()[row] = choice.expert_token;
+  }
+  Selection selection() const {
+    return {token, score, expert_log_prob, base_log_prob, valid_count, expert_token};
+  }
+  Tensor token, score, expert_log_prob, base_log_prob, valid_count, expert_token;
+};
+
+}  // namespace cold
