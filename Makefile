@@ -48,13 +48,13 @@ check: .venv/.installed
 # A venv of its own: triton-ascend and triton install themselves under one name. The parity suite runs
 # there on a CPU twin of what Ascend's compiler is given.
 ASCEND := .venv-ascend
-TWIN := env PYTHONPATH=kernels/ascend:kernels:. $(ASCEND)/bin/python -m pytest -c kernels/ascend/pytest.ini --rootdir . --noconftest
+TWIN := PYTHONPATH=kernels/ascend:kernels:. $(ASCEND)/bin/python -m pytest -c kernels/ascend/pytest.ini --rootdir . --noconftest
 
 ascend-check:
 	PYTHON=$(PYTHON) kernels/ascend/install.sh $(ASCEND)
-	PYTHONPATH=kernels $(ASCEND)/bin/python kernels/ascend/check.py --report kernels/ascend_report.md
 	$(TWIN) kernels/ascend/test_limits.py
 	$(TWIN) -p twin tests/kernels/test_parity.py
+	PYTHONPATH=kernels $(ASCEND)/bin/python kernels/ascend/check.py --report kernels/ascend_report.md
 
 # On a machine with an NPU and CANN 8.5: the whole parity suite on it.
 NPU := .venv-npu

@@ -109,7 +109,7 @@ def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
     # Imported late: --help and a wrong option should not wait for torch.
     from cold_backend.adapters import check_fit, load_adapter
     from cold_backend.language_model import context_limit, empty_model, load_config
-    from cold_backend.loading import take_device, load_tokenizer, ops_for
+    from cold_backend.loading import load_tokenizer, ops_for, take_device
 
     if settings.execution == "fused":
         raise ConfigError("execution: fused is not available yet, use ensemble")

@@ -51,8 +51,6 @@ def main() -> None:
     began = time.monotonic()
     results = list(_check_all())
     failures = [result for result in results if result.complaint]
-    for result in failures:
-        print(f"{result.chip} {result.case.name}: {result.complaint}", file=sys.stderr)
     if not failures:
         report.write_text(_INTRODUCTION + "".join(_rows(results)))
     print(
@@ -70,8 +68,9 @@ def _check_all() -> Iterator[Result]:
             for case in cases(ascend_tuning(size))
         ]
         for done, (case, chip, job) in enumerate(jobs, start=1):
-            yield job.result()
-            print(f"[{done}/{len(jobs)}] {chip} {case.name}", flush=True)
+            result = job.result()
+            print(f"[{done}/{len(jobs)}] {chip} {case.name} {result.complaint}", flush=True)
+            yield result
 
 
 _linalg: dict[str, Linalg] = {}
@@ -94,7 +93,9 @@ def _complaint(found: Profile, case: Case, chip: str, budgets: dict[str, dict[st
     size = ASCEND_CHIPS[chip].buffer_bytes
     if found.buffer_bytes > size:
         return f"takes {found.buffer_bytes} bytes of a buffer of {size}"
-    budget = budgets[case.kernel.__name__]
+    budget = budgets.get(case.kernel.__name__)
+    if budget is None:
+        return f"has no budget in {_BUDGETS.name}"
     if found.scalar_loops > budget["scalar_loops"]:
         return f"{found.scalar_loops} scalar loops, its budget is {budget['scalar_loops']}"
     if budget["double_buffered"] and not found.double_buffered:

@@ -24,7 +24,14 @@ elif [[ ! -x $folder/debian/usr/lib/llvm-19/bin/mlir-opt ]]; then
     mkdir -p "$folder/debian"
     cd "$folder/debian"
     packages=(mlir-19-tools libmlir-19 llvm-19 libllvm19 libz3-4)
-    apt-get download "${packages[@]}" || { apt-get update && apt-get download "${packages[@]}"; }
+    if ! apt-get download "${packages[@]}"; then
+        # Lists of our own: the system's may be missing, and take root to fetch.
+        mkdir -p apt/lists/partial apt/cache/archives/partial
+        own=(-o "Dir::State::lists=$PWD/apt/lists" -o "Dir::Cache=$PWD/apt/cache")
+        apt-get "${own[@]}" update
+        apt-get "${own[@]}" download "${packages[@]}"
+        rm -r apt
+    fi
     for package in *.deb; do
         dpkg -x "$package" .
         rm "$package"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import triton
@@ -24,10 +25,16 @@ def compares_long_integers(x, y, n, TILE: tl.constexpr):  # noqa: N803
     tl.store(y + at, tl.where(longs < 7, 1.0, 0.0), mask=at < n)
 
 
-def test_scalar_code_is_seen(tmp_path: Path) -> None:
-    case = Case(
-        compares_long_integers, "i64", {"x": "*i64", "y": "*fp32", "n": "i32"}, {"TILE": 1024}
-    )
+@triton.jit
+def scatters(x, y, n, TILE: tl.constexpr):  # noqa: N803
+    at = tl.arange(0, TILE)
+    places = tl.load(x + at, mask=at < n, other=0)
+    tl.store(y + places, tl.load(y + at), mask=at < n)
+
+
+@pytest.mark.parametrize(("kernel", "dtype"), [(compares_long_integers, "i64"), (scatters, "i32")])
+def test_scalar_code_is_seen(tmp_path: Path, kernel: Any, dtype: str) -> None:
+    case = Case(kernel, dtype, {"x": f"*{dtype}", "y": "*fp32", "n": "i32"}, {"TILE": 1024})
     linalg = to_linalg(case)
     assert profile(to_hivm(linalg, CHIP, tmp_path), linalg.function).scalar_loops > 0
 

@@ -23,6 +23,8 @@ NAMESPACE = "cold_triton_lang"
 
 # From so many tokens on, neighbours share an adapter often enough for matrix products to pay.
 _MANY_TOKENS = 64
+# Matrix products hold all ranks at once; more than these do not fit an Ascend's buffer.
+_MOST_RANKS = 128
 
 
 def contrast_select(
@@ -88,7 +90,7 @@ def lora_apply(
     ranks, outputs = b.shape[1:]
     x = x.contiguous()
     shrunk = torch.empty((tokens, ranks), dtype=torch.float32, device=x.device)
-    if tokens < _MANY_TOKENS:
+    if tokens < _MANY_TOKENS or ranks > _MOST_RANKS:
         _run(
             cold_lora_shrink, tokens * -(-ranks // tuning.ranks), tuning.vector_cores,
             x, a, rank, index, shrunk, tokens, ranks, inputs,

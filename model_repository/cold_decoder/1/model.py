@@ -4,7 +4,7 @@ import torch
 
 from cold_backend import server_io
 from cold_backend.decoding import decode
-from cold_backend.loading import take_device, ops_for
+from cold_backend.loading import ops_for, take_device
 
 
 class TritonPythonModel:
