@@ -62,6 +62,7 @@ class Tuning:
         width: numbers of a dot product at a time.
         ranks, inputs, outputs: of an adapter at a time, for one token.
         tokens, tile_inputs, tile_outputs: of an adapter's matrix products at a time.
+        widens: matrix products take their 16-bit factors as float32.
         options: of the compiler.
     """
 
@@ -75,6 +76,7 @@ class Tuning:
     tokens: int = 16
     tile_inputs: int = 128
     tile_outputs: int = 128
+    widens: bool = False
     options: Mapping[str, bool] = field(default_factory=dict)
 
 
@@ -132,4 +134,7 @@ def tuning_of(device: torch.device) -> Tuning:
             # A product that is not rounded before its sum would break ties differently.
             options={"enable_fp_fusion": False},
         )
-    return Tuning(vector_cores=2, cube_cores=2, tile=1024, inputs=64, outputs=64, width=64)
+    # triton-lang's interpreter multiplies matrices of bfloat16 as if their bits were integers.
+    return Tuning(
+        vector_cores=2, cube_cores=2, tile=1024, inputs=64, outputs=64, width=64, widens=True
+    )

@@ -100,7 +100,7 @@ def lora(
         return torch.randn(*shape, generator=generator)
 
     a = normal(len(ranks), max(ranks), inputs) / inputs**0.5
-    b = normal(len(ranks), max(ranks), outputs)
+    b = normal(len(ranks), max(ranks), outputs) / max(ranks) ** 0.5
     for adapter, rank in enumerate(ranks):
         a[adapter, rank:], b[adapter, rank:] = 0, 0
     index = torch.randint(-1, len(ranks), (tokens,), generator=generator, dtype=torch.int32)

@@ -264,3 +264,20 @@ def test_head_gather_leaves_base_rows_out(implementation: Implementation) -> Non
         case.expert.to(on), torch.ones(3, 8, device=on), torch.ones(100, 8, device=on), **given
     )
     assert (found.token < 0).tolist() == [False, False, True]
+
+
+def test_lora_apply_on_strided_tensors(implementation: Implementation) -> None:
+    on = implementation.device
+    for tokens in (3, 70):
+        case = lora(tokens, 40, 24, (4, 9), torch.float32)
+        whole = torch.zeros(tokens, 60, device=on)
+        part = whole[:, 10:34]
+        part.copy_(case.y)
+        x = case.x.to(on).T.contiguous().T
+        weights = {name: tensor.to(on) for name, tensor in case.weights.items()}
+        implementation.ops.lora_apply(part, x, **weights)
+        expected = case.y.clone()
+        reference.lora_apply(expected, case.x, **case.weights)
+        torch.testing.assert_close(part.cpu(), expected, atol=1e-4, rtol=1e-4)
+        assert not whole[:, :10].any()
+        assert not whole[:, 34:].any()

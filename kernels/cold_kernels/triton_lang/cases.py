@@ -74,13 +74,13 @@ def _kernels(tuning: Tuning) -> Iterator[tuple[Any, str, dict[str, Any]]]:
     adapters = "*fp32 *i32 *i32"
     one = {"RANKS": tuning.ranks, "INPUTS": tuning.inputs}
     yield cold_lora_shrink, "*T *T *i32 *i32 *fp32 i32 i32 i32", one
-    expand = f"*T *fp32 *T {adapters} i32 i32 i32"
+    expand = f"*T *fp32 *T {adapters} i32 i32 i32 i32"
     yield cold_lora_expand, expand, {"OUTPUTS": tuning.outputs}
     for ranks in (16, 32, 64, 128):
         many = {"TOKENS": tuning.tokens, "RANKS": ranks}
         yield (
             cold_lora_shrink_tiles,
             "*T *T *i32 *fp32 i32 i32 i32",
-            {**many, "INPUTS": tuning.tile_inputs},
+            {**many, "INPUTS": tuning.tile_inputs, "WIDENS": tuning.widens},
         )
         yield cold_lora_expand_tiles, expand, {**many, "OUTPUTS": tuning.tile_outputs}

@@ -40,7 +40,7 @@ def cold_tile_stats(
     for item in range(tl.program_id(0), rows * tiles, tl.num_programs(0)):
         row = item // tiles
         start = (item - row * tiles) * TILE
-        offset = row * vocab
+        offset = tl.cast(row, tl.int64) * vocab
         kind = tl.load(mode + row)
         if kind != BASE:
             _tile_stats(expert + offset, start, vocab, highest + item, total + item, TILE)
@@ -201,7 +201,7 @@ def cold_pick(
         tl.store(score + row, float("nan"))
         tl.store(valid_count + row, 0)
 
-        offset = row * vocab
+        offset = tl.cast(row, tl.int64) * vocab
         e_row = expert + offset
         a_row = base + offset
         z_row = noise + offset

@@ -36,14 +36,15 @@ def cold_gather_head(
         cutoff = top + tl.log(tl.load(alpha + row))
         live = (tl.load(mode + row) == COLD) & (top < INFINITY) & (top > NEVER)
         if live & (tl.load(highest + item) >= cutoff):
-            offset = row * vocab
+            offset = tl.cast(row, tl.int64) * vocab
             ids = start + tl.arange(0, TILE)
             x = tl.load(expert + offset + ids, mask=ids < vocab, other=NEVER).to(tl.float32)
             valid = (x >= cutoff) & (x > NEVER)
+            h_row = hidden + tl.cast(row, tl.int64) * width
             token = -1
             for _ in range(tl.sum(tl.where(valid, 1, 0), 0)):
                 token = tl.min(tl.where(valid & (ids > token), ids, NO_TOKEN), 0)
-                logit = _dot(hidden + row * width, head + token.to(tl.int64) * width, width, WIDTH)
+                logit = _dot(h_row, head + token.to(tl.int64) * width, width, WIDTH)
                 tl.store(gathered + offset + token, logit)
 
 

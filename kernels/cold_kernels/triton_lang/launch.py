@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -40,8 +42,8 @@ def contrast_select(
     """See `ops.ContrastSelect`."""
     tuning = tuning_of(expert.device)
     expert, base = expert.contiguous(), base.contiguous()
-    stats = _tile_stats(expert, base, mode, tuning, has_base=True)
-    settings = (mode, alpha, beta, temperature)
+    settings = _packed(mode, alpha, beta, temperature)
+    stats = _tile_stats(expert, base, settings[0], tuning, has_base=True)
     return _pick(expert, base, settings, noise, stats, tuning, has_base=True)
 
 
@@ -60,17 +62,17 @@ def head_gather(
     tuning = tuning_of(expert.device)
     rows, vocab = expert.shape
     expert, hidden, head = expert.contiguous(), hidden.contiguous(), head.contiguous()
-    stats = _tile_stats(expert, expert, mode, tuning, has_base=False)
+    settings = _packed(mode, alpha, beta, temperature)
+    stats = _tile_stats(expert, expert, settings[0], tuning, has_base=False)
     tiles = stats.shape[-1]
     # Written to at the valid tokens, and read in the tiles that hold one.
     gathered = torch.empty((rows, vocab), dtype=torch.float32, device=expert.device)
     _run(
         cold_gather_head, rows * tiles, tuning.vector_cores,
-        expert, hidden, head, mode, alpha, stats[0, 0], gathered,
+        expert, hidden, head, *settings[:2], stats[0, 0], gathered,
         rows, vocab, hidden.shape[1], tiles,
         TILE=tuning.tile, TILES=_power_of_two(tiles), WIDTH=tuning.width,
     )  # fmt: skip
-    settings = (mode, alpha, beta, temperature)
     return _pick(expert, gathered, settings, noise, stats, tuning, has_base=False)
 
 
@@ -85,10 +87,16 @@ def lora_apply(
     index: Tensor,
 ) -> None:
     """See `ops.LoraApply`."""
+    if y.stride(-1) != 1:
+        rows = y.contiguous()
+        lora_apply(rows, x, a=a, b=b, scale=scale, rank=rank, index=index)
+        y.copy_(rows)
+        return
     tuning = tuning_of(y.device)
     tokens, inputs = x.shape
     ranks, outputs = b.shape[1:]
-    x = x.contiguous()
+    x, a, b = x.contiguous(), a.contiguous(), b.contiguous()
+    scale, rank, index = scale.contiguous(), rank.contiguous(), index.contiguous()
     shrunk = torch.empty((tokens, ranks), dtype=torch.float32, device=x.device)
     if tokens < _MANY_TOKENS or ranks > _MOST_RANKS:
         _run(
@@ -98,7 +106,7 @@ def lora_apply(
         )  # fmt: skip
         _run(
             cold_lora_expand, tokens * -(-outputs // tuning.outputs), tuning.vector_cores,
-            y, shrunk, b, scale, rank, index, tokens, ranks, outputs,
+            y, shrunk, b, scale, rank, index, tokens, ranks, outputs, y.stride(0),
             OUTPUTS=tuning.outputs,
         )  # fmt: skip
         return
@@ -107,15 +115,20 @@ def lora_apply(
     _run(
         cold_lora_shrink_tiles, -(-tokens // size), tuning.cube_cores,
         x, a, index, shrunk, tokens, ranks, inputs,
-        TOKENS=size, RANKS=all_ranks, INPUTS=tuning.tile_inputs,
+        TOKENS=size, RANKS=all_ranks, INPUTS=tuning.tile_inputs, WIDENS=tuning.widens,
     )  # fmt: skip
     _run(
         cold_lora_expand_tiles,
         -(-tokens // size) * -(-outputs // tuning.tile_outputs),
         tuning.cube_cores,
-        y, shrunk, b, scale, rank, index, tokens, ranks, outputs,
+        y, shrunk, b, scale, rank, index, tokens, ranks, outputs, y.stride(0),
         TOKENS=size, RANKS=all_ranks, OUTPUTS=tuning.tile_outputs,
     )  # fmt: skip
+
+
+def _packed(*settings: Tensor) -> tuple[Tensor, ...]:
+    """The rows' settings one after another: an expanded scalar, say, is not."""
+    return tuple(setting.contiguous() for setting in settings)
 
 
 def _tile_stats(
@@ -136,7 +149,7 @@ def _tile_stats(
 def _pick(
     expert: Tensor,
     base: Tensor,
-    settings: tuple[Tensor, Tensor, Tensor, Tensor],
+    settings: tuple[Tensor, ...],
     noise: Tensor | None,
     stats: Tensor,
     tuning: Tuning,
@@ -159,7 +172,15 @@ def _pick(
 
 def _run(kernel: Any, items: int, cores: int, *arguments: Any, **sizes: Any) -> None:
     if items:
-        start(kernel, min(items, cores), arguments, sizes)
+        with _current(arguments[0].device):
+            start(kernel, min(items, cores), arguments, sizes)
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Makes a device the current one, which is where kernels start whatever tensors they get."""
+    if device.type == "cpu":
+        return contextlib.nullcontext()
+    return torch.get_device_module(device).device(device)
 
 
 def start(kernel: Any, programs: int, arguments: tuple[Any, ...], sizes: dict[str, Any]) -> None:

@@ -35,11 +35,12 @@ def cold_lora_shrink(
             if k < tl.load(rank + adapter):
                 at_rank = k + tl.arange(0, RANKS)
                 rows = a + adapter.to(tl.int64) * ranks * inputs + at_rank[:, None] * inputs
+                x_row = x + tl.cast(token, tl.int64) * inputs
                 sums = tl.zeros([RANKS, INPUTS], tl.float32)
                 for start in range(0, inputs, INPUTS):
                     at = start + tl.arange(0, INPUTS)
                     here = at < inputs
-                    v = tl.load(x + token * inputs + at, mask=here, other=0.0).to(tl.float32)
+                    v = tl.load(x_row + at, mask=here, other=0.0).to(tl.float32)
                     inside = (at_rank < ranks)[:, None] & here[None, :]
                     w = tl.load(rows + at[None, :], mask=inside, other=0.0).to(tl.float32)
                     sums += w * v[None, :]
@@ -49,7 +50,7 @@ def cold_lora_shrink(
 
 @triton.jit
 def cold_lora_expand(
-    y,  # [T, M]
+    y,  # [T, M], rows y_stride apart
     shrunk,  # [T, K] float32
     b,  # [L, K, M]
     scale,  # [L] float32
@@ -58,6 +59,7 @@ def cold_lora_expand(
     tokens,
     ranks,
     outputs,
+    y_stride,
     OUTPUTS: tl.constexpr,
 ):
     """y[t] += scale[l] * sum_k shrunk[t, k] * b[l, k] for l = index[t], k < rank[l].
@@ -78,7 +80,7 @@ def cold_lora_expand(
                 w = tl.load(row + k * outputs + at, mask=here, other=0.0).to(tl.float32)
                 sums += w * tl.load(shrunk + token * ranks + k)
             if used > 0:
-                place = y + token * outputs + at
+                place = y + tl.cast(token, tl.int64) * y_stride + at
                 old = tl.load(place, mask=here, other=0.0).to(tl.float32)
                 new = old + sums * tl.load(scale + adapter)
                 tl.store(place, new.to(y.dtype.element_ty), mask=here)
@@ -96,14 +98,19 @@ def cold_lora_shrink_tiles(
     TOKENS: tl.constexpr,
     RANKS: tl.constexpr,
     INPUTS: tl.constexpr,
+    WIDENS: tl.constexpr,
 ):
     """As cold_lora_shrink, for TOKENS tokens and all ranks (at most RANKS) at a time.
+
+    WIDENS multiplies in float32 from the start, where 16-bit products are not to be had.
 
     Mutates: shrunk, but no row whose index is negative.
     """
     tiles = (tokens + TOKENS - 1) // TOKENS
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
-        at_token = tile * TOKENS + tl.arange(0, TOKENS)
+        t = tl.arange(0, TOKENS)
+        at_token = tile * TOKENS + t
+        x_rows = x + tl.cast(tile * TOKENS, tl.int64) * inputs
         at_rank = tl.arange(0, RANKS)
         left = tl.load(index + at_token, mask=at_token < tokens, other=-1)
         adapter = tl.max(left, 0)
@@ -115,7 +122,7 @@ def cold_lora_shrink_tiles(
                 at = start + tl.arange(0, INPUTS)
                 here = at < inputs
                 v = tl.load(
-                    x + at_token[:, None] * inputs + at[None, :],
+                    x_rows + t[:, None] * inputs + at[None, :],
                     mask=(at_token < tokens)[:, None] & here[None, :],
                     other=0.0,
                 )  # [TOKENS, INPUTS]
@@ -124,6 +131,9 @@ def cold_lora_shrink_tiles(
                     mask=(at_rank < ranks)[:, None] & here[None, :],
                     other=0.0,
                 )  # [RANKS, INPUTS]
+                if WIDENS:
+                    v = v.to(tl.float32)
+                    w = w.to(tl.float32)
                 sums = tl.dot(v, tl.trans(w), sums, input_precision="ieee")
             tl.store(
                 shrunk + at_token[:, None] * ranks + at_rank[None, :],
@@ -136,7 +146,7 @@ def cold_lora_shrink_tiles(
 
 @triton.jit
 def cold_lora_expand_tiles(
-    y,  # [T, M]
+    y,  # [T, M], rows y_stride apart
     shrunk,  # [T, K] float32
     b,  # [L, K, M]
     scale,  # [L] float32
@@ -145,6 +155,7 @@ def cold_lora_expand_tiles(
     tokens,
     ranks,
     outputs,
+    y_stride,
     TOKENS: tl.constexpr,
     RANKS: tl.constexpr,
     OUTPUTS: tl.constexpr,
@@ -157,7 +168,9 @@ def cold_lora_expand_tiles(
     blocks = (outputs + OUTPUTS - 1) // OUTPUTS
     for item in range(tl.program_id(0), tiles * blocks, tl.num_programs(0)):
         tile = item // blocks
-        at_token = tile * TOKENS + tl.arange(0, TOKENS)
+        t = tl.arange(0, TOKENS)
+        at_token = tile * TOKENS + t
+        y_rows = y + tl.cast(tile * TOKENS, tl.int64) * y_stride
         at_rank = tl.arange(0, RANKS)
         at = (item - tile * blocks) * OUTPUTS + tl.arange(0, OUTPUTS)
         here = at < outputs
@@ -178,10 +191,11 @@ def cold_lora_expand_tiles(
             ).to(tl.float32)  # [RANKS, OUTPUTS]
             sums = tl.dot(h, w, input_precision="ieee")
             # A rank of 0 is an adapter that leaves this layer alone, bit for bit.
-            written = mine[:, None] & here[None, :] & (tl.load(rank + adapter) > 0)
-            place = y + at_token[:, None] * outputs + at[None, :]
-            old = tl.load(place, mask=written, other=0.0).to(tl.float32)
-            new = old + sums * tl.load(scale + adapter)
-            tl.store(place, new.to(y.dtype.element_ty), mask=written)
+            if tl.load(rank + adapter) > 0:
+                written = mine[:, None] & here[None, :]
+                place = y_rows + t[:, None] * y_stride + at[None, :]
+                old = tl.load(place, mask=written, other=0.0).to(tl.float32)
+                new = old + sums * tl.load(scale + adapter)
+                tl.store(place, new.to(y.dtype.element_ty), mask=written)
             left = tl.where(mine, -1, left)
             adapter = tl.max(left, 0)
