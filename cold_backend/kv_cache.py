@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -46,4 +45,4 @@ class KVCache:
     def _room_for(self, like: Tensor) -> Tensor:
         """[slots, kv_heads, context, D]; written to, so that the memory is really there."""
         heads, _, width = like.shape
-        return torch.full((self.slots, heads, self.context, width), 0.0).to(like)
+        return like.new_full((self.slots, heads, self.context, width), 0.0)
