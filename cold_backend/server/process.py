@@ -26,6 +26,9 @@ from cold_backend.server.repository import write_repository
 _SHARED_MEMORY = Path("/dev/shm")
 _SHARED_MEMORY_BYTES = 16 << 20  # of each model process; two vocabulary-wide rows are 0.4 MB
 _STREAMS_TIMEOUT_S = 10
+# What the last responses get to reach their clients: a gRPC stream that is still closing when
+# tritonserver is told to stop keeps its model loaded until the exit timeout.
+_SETTLE_S = 0.5
 _EXIT_TIMEOUT_S = 8  # streams have ended by then; what is left is unloading
 
 
@@ -130,6 +133,7 @@ class ServerProcess:
         os.close(self._lifeline)
         self._lifeline = -1
         self._wait_for_streams()
+        time.sleep(_SETTLE_S)
         self._process.terminate()
         try:
             self._process.wait(_EXIT_TIMEOUT_S + 5)
