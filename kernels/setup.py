@@ -1,5 +1,7 @@
 """Builds the native CPU ops against the installed torch."""
 
+from glob import glob
+
 from setuptools import setup
 from torch.utils.cpp_extension import BuildExtension, CppExtension
 
@@ -8,6 +10,7 @@ setup(
         CppExtension(
             "cold_kernels._native",
             ["csrc/logits.cpp", "csrc/lora.cpp", "csrc/ops.cpp"],
+            depends=glob("csrc/*.h"),
             extra_compile_args=[
                 "-O3",
                 "-std=c++20",

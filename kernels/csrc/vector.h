@@ -145,9 +145,18 @@ COLD_INLINE Floats add_exp(Floats sum, Floats x, float bias) {
   bits = bits > 0 ? bits : Ints{};  // exp is 0 where the exponent would be out of range
   const Floats power = bit_cast<Floats>(bits & 0x7f800000);
   const Floats u = bit_cast<Floats>((bits & 0x007fffff) | 0x3f800000);
-  if constexpr (kShort)
-    return sum + power * (((7.80245195e-02f * u - 8.00638000e-03f) * u + 4.77772724e-01f) * u + 4.52134358e-01f);
-  return sum + power * ((((1.35341676e-02f * u - 2.12520634e-03f) * u + 1.66613367e-01f) * u + 3.12016052e-01f) * u + 5.09964214e-01f);
+  Floats p;
+  if constexpr (kShort) {
+    p = 7.80245195e-02f * u - 8.00638000e-03f;
+    p = p * u + 4.77772724e-01f;
+    p = p * u + 4.52134358e-01f;
+  } else {
+    p = 1.35341676e-02f * u - 2.12520634e-03f;
+    p = p * u + 1.66613367e-01f;
+    p = p * u + 3.12016052e-01f;
+    p = p * u + 5.09964214e-01f;
+  }
+  return sum + power * p;
 }
 
 COLD_INLINE float exponent_bias(float max) { return (127.0f - max * kLog2E) * kExponentUnit; }
