@@ -69,12 +69,23 @@ format: .venv/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup
-	$(BIN)/python benchmarks/bench_server.py --base-model $(BASE_MODEL) --adapter equations=$(ADAPTER) --out benchmarks/results
+# vLLM, which wants versions of its own, and what makes its threads and its memory fast.
+PEERS := .venv-peers
+
+$(PEERS)/.installed: benchmarks/peers/requirements.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install torch==2.13.0
+	$(PEERS)/bin/python -m pip install --no-deps -r benchmarks/peers/requirements.txt
+	cd $(PEERS) && apt-get download libtcmalloc-minimal4 && dpkg -x libtcmalloc-minimal4*.deb tcmalloc
+	touch $@
+
+bench: setup $(PEERS)/.installed
+	$(BIN)/python benchmarks/bench_server.py --base-model $(BASE_MODEL) --cache $(CACHE)/benchmark --peers $(PEERS)
+	OMP_PROC_BIND=true $(BIN)/python benchmarks/step_time.py --base-model $(BASE_MODEL) --cache $(CACHE)/benchmark
 
 # Bound threads: where something else runs, two on one core would wait for each other.
 bench-kernels: .venv/.installed
 	OMP_PROC_BIND=true $(BIN)/python benchmarks/kernels/bench_kernels.py --out benchmarks/kernels/results
 
 clean:
-	rm -rf .venv $(ASCEND) $(NPU) build kernels/build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv $(ASCEND) $(NPU) $(PEERS) build kernels/build dist .mypy_cache .ruff_cache .pytest_cache

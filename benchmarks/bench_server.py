@@ -1,8 +1,8 @@
-"""Measures the server beside what one would do with transformers and PEFT alone.
+"""Measures the server beside its peers and beside what it cannot do without, all in one run.
 
-    python benchmarks/bench_server.py --base-model DIR --adapter NAME=DIR --out benchmarks/results
+    python benchmarks/bench_server.py --base-model DIR --out benchmarks/results
 
-One run measures all arms on the same prompts, in rounds whose order rotates; see README.md.
+Every arm stays loaded; rounds ask one after the other, in an order that rotates. See README.md.
 """
 
 from __future__ import annotations
@@ -12,116 +12,233 @@ import dataclasses
 import json
 import os
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 # Everything needed is on this machine; set before transformers is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "examples"))
+_ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(1, str(_ROOT / "examples"))
 
 import report
 import torch
+from bars import Results, bars, table
 from equations.data import DEV_FILE, read_problems
 from equations.model import prompt_ids
-from measure import Cell, Series, equal_rounds, measure, summarise
-from naive import greedy, load, two_pass_cold
+from measure import Cell, equal_rounds, measure, summarise
+from random_adapter import make_adapter
+from resident import Resident
+from safetensors import safe_open
 from served import running_server, served
 from transformers import AutoTokenizer
 
 from cold_backend.config import Settings
-from cold_client import Client
 
-_DATA = Path(__file__).resolve().parents[1] / "examples" / "data" / "word_problems"
+_DATA = _ROOT / "examples" / "data" / "word_problems"
 _STREAMS = (1, 8, 16)
-_MAX_CONTEXT = 1024
-_DTYPES = ("float32", "bfloat16")
+_CONTEXT = 512
+_LONG_PROMPT = 256
+_DTYPES = ("bfloat16", "float32")
+_NAIVE = (
+    "peft_unmerged_greedy",
+    "peft_merged_greedy",
+    "naive_two_pass_cold",
+    "peft_mixed_batch_cold",
+)
 # Pairs that compute the same: how often they give the same tokens is reported.
 _SAME = (
     ("server_cold", "naive_two_pass_cold"),
+    ("server_cold", "in_process_cold"),
     ("server_greedy", "peft_unmerged_greedy"),
-    ("peft_merged_greedy", "peft_unmerged_greedy"),
+    ("server_cold", "ensemble_cold"),
 )
+_BOUND = {"OMP_PROC_BIND": "true"}  # as the server's model processes are
 
 
 def main() -> int:
     options = parse_arguments()
-    torch.set_num_threads(options.threads)
     details = report.circumstances("bench_server.py")
-    prompts = read_prompts(options.base_model, options.prompts)
-    settings = server_settings(options)
-    local_cells = naive_cells(options)
-    with running_server(settings) as client:
-        cells = [*local_cells, *server_cells(client)]
+    adapter, merged = options.cache / "adapter", options.cache / "merged"
+    make_adapter(options.base_model, adapter, merged)
+    with ExitStack() as stack:
+        arms = Arms(options, adapter, merged, stack)
+        cells, first = arms.cells(), arms.first_token_cells()
+        prompts = read_prompts(options.base_model)
         series = measure(cells, prompts, rounds=options.rounds, tokens=options.tokens)
-    save(options, details, cells, series, settings)
+        long = [(prompt * _LONG_PROMPT)[:_LONG_PROMPT] for prompt in prompts]
+        first_series = measure(first, long, rounds=options.rounds, tokens=2)
+        memory = arms.memory
+    model_bytes = tensor_bytes(merged)
+    results = Results(
+        cells=list(zip(cells, series, strict=True)),
+        first_tokens=list(zip(first, first_series, strict=True)),
+        weight_bytes=(model_bytes + tensor_bytes(adapter) // 2) * arms.bytes_per_weight // 2,
+        bytes_per_s=read_bandwidth(options.threads),
+        model_bytes=model_bytes * arms.bytes_per_weight // 2,
+        memory=memory,
+    )
+    save(options, details, results)
     return 0
 
 
-def naive_cells(options: argparse.Namespace) -> list[Cell]:
-    directory = options.adapter[1]
-    unmerged = load(options.base_model, directory, options.dtype, merged=False)
-    merged = load(options.base_model, directory, options.dtype, merged=True)
-    return [
-        Cell("peft_unmerged_greedy", 1, greedy(unmerged)),
-        Cell("peft_merged_greedy", 1, greedy(merged)),
-        Cell("naive_two_pass_cold", 1, two_pass_cold(unmerged)),
-    ]
+class Arms:
+    """All arms, loaded and waiting.
+
+    Args:
+        options: of the command line.
+        adapter: a PEFT directory.
+        merged: a model directory, the base with the adapter in its weights.
+        stack: ends the arms.
+    """
+
+    def __init__(
+        self, options: argparse.Namespace, adapter: Path, merged: Path, stack: ExitStack
+    ) -> None:
+        self._options = options
+        self.bytes_per_weight = 2 if options.dtype == "bfloat16" else 4
+        cold = self._settings(options.base_model, {"random": str(adapter)}, "fused")
+        say("starting the servers")
+        start = stack.enter_context
+        self._server = start(running_server(cold))
+        self._merged_server = start(running_server(self._settings(merged, {}, "fused")))
+        ensemble = dataclasses.replace(cold, execution="ensemble", threads=options.threads // 2)
+        self._ensemble = start(running_server(ensemble))
+        say("loading the arms without a server")
+        settings_file = Path(start(tempfile.TemporaryDirectory())) / "settings.json"
+        cold.save(settings_file)
+        self._engine = start(Resident([*_python("in_process.py"), str(settings_file)], _BOUND))
+        shared = (options.base_model, adapter, options.dtype, options.threads)
+        self._naive = start(Resident([*_python("naive.py"), *map(str, shared)], _BOUND))
+        self._vllm = {
+            name: start(_vllm(options, arguments))
+            for name, arguments in {
+                "vllm_merged_greedy": (merged, options.dtype),
+                "vllm_unmerged_greedy": (options.base_model, options.dtype, adapter),
+            }.items()
+            if options.peers
+        }
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """What loading took in process."""
+        return self._engine.loaded
+
+    def cells(self) -> list[Cell]:
+        """What is measured in every round."""
+        engine = self._engine
+        return [
+            *(Cell("server_cold", n, served(self._server, "cold")) for n in _STREAMS),
+            *(Cell("in_process_cold", n, engine.arm("cold")) for n in _STREAMS),
+            *(
+                Cell(name, n, arm.arm("greedy"))
+                for name, arm in self._vllm.items()
+                for n in _STREAMS
+            ),
+            Cell("server_greedy", 1, served(self._server, "greedy")),
+            Cell("server_merged_greedy", 1, served(self._merged_server, "base")),
+            Cell("ensemble_cold", 1, served(self._ensemble, "cold")),
+            *(Cell(name, 1, engine.arm(name)) for name in ("base_forward", "adapter_forward")),
+            *(Cell(name, 1, self._naive.arm(name)) for name in _NAIVE),
+        ]
+
+    def first_token_cells(self) -> list[Cell]:
+        """What is measured with long prompts, for the time to the first token."""
+        name = "peft_unmerged_prefill"
+        return [
+            Cell("server_cold", 1, served(self._server, "cold")),
+            Cell(name, 1, self._naive.arm(name)),
+        ]
+
+    def _settings(self, base_model: Path, adapters: dict[str, str], execution: str) -> Settings:
+        return Settings(
+            base_model=str(base_model),
+            adapters=adapters,
+            device="cpu",
+            dtype=self._options.dtype,
+            execution=execution,
+            max_sequences=max(_STREAMS),
+            max_context=_CONTEXT,
+            threads=self._options.threads,
+        )
 
 
-def server_cells(client: Client) -> list[Cell]:
-    return [
-        Cell(f"server_{decoding}", streams, served(client, decoding))
-        for decoding in ("cold", "greedy", "base")
-        for streams in _STREAMS
-    ]
+def _python(program: str) -> list[str]:
+    return [sys.executable, str(_ROOT / "benchmarks" / program)]
 
 
-def server_settings(options: argparse.Namespace) -> Settings:
-    name, directory = options.adapter
-    return Settings(
-        base_model=str(options.base_model),
-        adapters={name: str(directory)},
-        device="cpu",
-        dtype=options.dtype,
-        max_sequences=max(_STREAMS),
-        max_context=_MAX_CONTEXT,
-        # Expert and base run at the same time: together they get what the other arms get.
-        threads=max(1, options.threads // 2),
-    )
+@contextmanager
+def _vllm(options: argparse.Namespace, arguments: tuple[object, ...]) -> Iterator[Resident]:
+    say("loading vLLM; it compiles for a minute or two")
+    patterns = ("lib/libiomp5.so", "tcmalloc/**/libtcmalloc_minimal.so.4")
+    libraries = [path for pattern in patterns for path in options.peers.glob(pattern)]
+    say(f"vLLM with {', '.join(path.name for path in libraries) or 'no library'} preloaded")
+    environment = {
+        "OMP_NUM_THREADS": str(options.threads),
+        "LD_PRELOAD": ":".join(str(path) for path in libraries),
+    }
+    program = [str(options.peers / "bin" / "python"), str(_ROOT / "benchmarks/peers/vllm_arm.py")]
+    with Resident([*program, *map(str, arguments)], environment) as arm:
+        yield arm
 
 
-def read_prompts(base_model: Path, count: int) -> list[list[int]]:
+def read_prompts(base_model: Path) -> list[list[int]]:
+    """Real prompts, joined and cut to 64 to 256 tokens."""
     tokenizer = AutoTokenizer.from_pretrained(base_model)
-    problems = read_problems(_DATA / DEV_FILE)[:count]
-    return [prompt_ids(tokenizer, problem) for problem in problems]
+    problems = read_problems(_DATA / DEV_FILE)
+    tokens = [token for problem in problems[:64] for token in prompt_ids(tokenizer, problem)]
+    count = max(_STREAMS)
+    lengths = [64 + 192 * (7 * n % count) // (count - 1) for n in range(count)]
+    starts = [sum(lengths[:n]) for n in range(count)]
+    return [tokens[s : s + length] for s, length in zip(starts, lengths, strict=True)]
 
 
-def save(
-    options: argparse.Namespace,
-    details: dict[str, Any],
-    cells: list[Cell],
-    series: list[Series],
-    settings: Settings,
-) -> None:
+def read_bandwidth(threads: int) -> float:
+    """Bytes per second that this machine reads at best, from memory that was written before."""
+    torch.set_num_threads(threads)
+    values = torch.ones(1 << 28)
+    best_s = float("inf")
+    for _ in range(10):
+        begun = time.perf_counter()
+        values.sum()
+        best_s = min(best_s, time.perf_counter() - begun)
+    return values.nbytes / best_s
+
+
+def tensor_bytes(directory: Path) -> int:
+    """Of the tensors in a directory's safetensors files; a tied head is there once."""
+    total = 0
+    for path in directory.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            total += sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118
+    return total
+
+
+def save(options: argparse.Namespace, details: dict[str, Any], results: Results) -> None:
+    cells, series = zip(*results.cells, strict=True)
     rows = summarise(cells, series)
+    all_bars = bars(results)
+    same = {f"{one} = {other}": equal_rounds(cells, series, one, other) for one, other in _SAME}
     result = {
         **details,
         "base_model": options.base_model.name,
-        "adapter": options.adapter[0],
         "dtype": options.dtype,
         "threads": options.threads,
-        "threads_per_server_model": settings.threads,
         "rounds": options.rounds,
         "tokens": options.tokens,
-        "prompts": options.prompts,
+        "bars": [dataclasses.asdict(bar) | {"met": bar.is_met} for bar in all_bars],
         "rows": [dataclasses.asdict(row) for row in rows],
-        "rounds_with_equal_tokens": {
-            f"{one} = {other}": equal_rounds(cells, series, one, other) for one, other in _SAME
-        },
+        "weight_bytes": results.weight_bytes,
+        "bytes_per_s": results.bytes_per_s,
+        "memory": results.memory,
+        "rounds_with_equal_tokens": same,
         "by_round": [
             {"arm": c.arm, "streams": c.streams, **dataclasses.asdict(s)}
-            for c, s in zip(cells, series, strict=True)
+            for c, s in [*results.cells, *results.first_tokens]
         ],
     }
     options.out.mkdir(parents=True, exist_ok=True)
@@ -132,7 +249,8 @@ def save(
     )
     report.draw(rows, title, stem.with_suffix(".png"))
     print(report.table(rows))
-    for pair, count in result["rounds_with_equal_tokens"].items():
+    print(table(all_bars))
+    for pair, count in same.items():
         print(f"same tokens in {count} of {options.rounds} rounds: {pair}")
 
 
@@ -143,20 +261,20 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--base-model", type=directory, required=True, metavar="DIR")
-    add("--adapter", type=adapter, required=True, metavar="NAME=DIR")
+    add("--cache", type=Path, required=True, metavar="DIR", help="for the random adapter")
+    add("--peers", type=directory, metavar="DIR", help="virtual environment with vLLM")
     add("--out", type=Path, default=Path("benchmarks/results"), metavar="DIR")
     add("--rounds", type=positive, default=5)
-    add("--tokens", type=positive, default=64, help="new tokens of every answer, at least 2")
-    add("--prompts", type=positive, default=16, help="how many different prompts")
+    add("--tokens", type=positive, default=128, help="new tokens of every answer, at least 2")
     cores = len(os.sched_getaffinity(0))
-    add("--threads", type=positive, default=cores, help="CPU threads of every arm")
-    add("--dtype", choices=_DTYPES, default="float32")
+    add("--threads", type=positive, default=cores, help="CPU threads of every arm, at least 2")
+    add("--dtype", choices=_DTYPES, default="bfloat16")
     add("--quick", action="store_true", help="one round of 8 tokens, to see that it runs")
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.tokens = 1, 8
-    if options.tokens < 2:
-        parser.error("--tokens: must be at least 2, for a time between tokens")
+    if options.tokens < 2 or options.threads < 2:
+        parser.error("--tokens and --threads: must be at least 2")
     return options
 
 
@@ -167,17 +285,14 @@ def directory(text: str) -> Path:
     return path
 
 
-def adapter(text: str) -> tuple[str, Path]:
-    name, equals, path = text.partition("=")
-    if not (name and equals):
-        raise argparse.ArgumentTypeError(f"must be NAME=DIR, got {text!r}")
-    return name, directory(path)
-
-
 def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
     return int(text)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
-"""What one would do without the server: transformers and PEFT in this process."""
+"""What one would do without the server, with transformers and PEFT, as resident arms.
+
+python benchmarks/naive.py BASE_MODEL ADAPTER DTYPE THREADS
+"""
 
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +15,7 @@ from typing import Any
 import torch
 from measure import Generate, Generated
 from peft import PeftModel
+from resident import answer_questions
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -20,6 +25,22 @@ from transformers import (
 )
 
 ALPHA, BETA = 0.1, 0.5
+
+
+def main() -> None:
+    base_model, adapter, dtype, threads = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    unmerged = load(Path(base_model), Path(adapter), dtype, merged=False)
+    merged = load(Path(base_model), Path(adapter), dtype, merged=True)
+    answer_questions(
+        {
+            "peft_unmerged_greedy": greedy(unmerged),
+            "peft_merged_greedy": greedy(merged),
+            "naive_two_pass_cold": two_pass_cold(unmerged),
+            "peft_mixed_batch_cold": mixed_batch_cold(unmerged),
+            "peft_unmerged_prefill": prefill(unmerged),
+        }
+    )
 
 
 class _Clock(LogitsProcessor):
@@ -88,6 +109,42 @@ def two_pass_cold(model: Any) -> Generate:
     return _each(one)
 
 
+def mixed_batch_cold(model: Any) -> Generate:
+    """CoLD as one batch of two rows, of which PEFT gives the adapter to the first."""
+
+    def one(prompt: list[int], tokens: int) -> Generated:
+        ids, new, times_s = torch.tensor([prompt, prompt]), [], []
+        cache = None
+        begun = time.perf_counter()
+        for _ in range(tokens):
+            output = model(
+                input_ids=ids,
+                past_key_values=cache,
+                logits_to_keep=1,
+                adapter_names=["default", "__base__"],
+            )
+            cache = output.past_key_values
+            token = _contrast(output.logits[:1, -1], output.logits[1:, -1])
+            ids = token.expand(2, 1)
+            new.append(int(token))
+            times_s.append(time.perf_counter())
+        return Generated(new, times_s[0] - begun, times_s[-1] - begun)
+
+    return _each(one)
+
+
+def prefill(model: Any) -> Generate:
+    """The prompt's forward alone; its tokens are made up."""
+
+    def one(prompt: list[int], tokens: int) -> Generated:
+        begun = time.perf_counter()
+        model(input_ids=torch.tensor([prompt]), logits_to_keep=1)
+        seconds = time.perf_counter() - begun
+        return Generated([0] * tokens, seconds, seconds)
+
+    return _each(one)
+
+
 def _contrast(expert: Tensor, base: Tensor) -> Tensor:
     """[1, 1] best token: contrasted scores among those that the expert holds likely enough."""
     e, b = expert.float(), base.float()
@@ -102,3 +159,7 @@ def _each(one: Callable[[list[int], int], Generated]) -> Generate:
             return [one(prompt, tokens) for prompt in prompts]
 
     return generate
+
+
+if __name__ == "__main__":
+    main()

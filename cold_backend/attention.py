@@ -47,6 +47,16 @@ class PackedBatch:
     rows: tuple[PackedRow, ...]
 
 
+def packed_rows(spans: Tensor) -> tuple[PackedRow, ...]:
+    """From a batch's spans, [R, 3]."""
+    rows = []
+    first = 0
+    for slot, start, length in spans.tolist():
+        rows.append(PackedRow(slot, start, slice(first, first + length)))
+        first += length
+    return tuple(rows)
+
+
 def packed_attention(
     module: nn.Module,
     query: Tensor,

@@ -14,7 +14,7 @@ from cold_backend.errors import ConfigError
 
 DEVICES = ("auto", "cpu", "cuda", "npu")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-EXECUTIONS = ("ensemble", "fused")
+EXECUTIONS = ("auto", "ensemble", "fused")
 
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -29,12 +29,12 @@ class Settings:
         default_adapter: used where a request names none; the first one if empty.
         device: one of DEVICES; `auto` takes an NPU, else a GPU, else the CPU.
         dtype: one of DTYPES; `auto` is float32 on a CPU and bfloat16 elsewhere.
-        execution: one of EXECUTIONS.
+        execution: one of EXECUTIONS; `auto` is fused where both language models share a device.
         max_sequences: how many requests run at the same time; each holds one KV-cache slot.
         max_context: tokens that a slot holds, prompt and output together.
         max_step_tokens: tokens of one step over all sequences; longer prompts are cut in chunks.
         max_queue: requests that may wait for a slot.
-        threads: CPU threads of each language model; 0 shares the cores between the two.
+        threads: CPU threads of each model process that computes; 0 shares the cores among them.
         kernels: implementation of the ops in cold_kernels; `auto` takes the best for the device.
     """
 
@@ -43,7 +43,7 @@ class Settings:
     default_adapter: str = ""
     device: str = "auto"
     dtype: str = "auto"
-    execution: str = "ensemble"
+    execution: str = "auto"
     max_sequences: int = 16
     max_context: int = 2048
     max_step_tokens: int = 256

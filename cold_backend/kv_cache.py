@@ -5,6 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 
+def padded(context: int) -> int:
+    """Tokens that a slot of so many has room for: kernels want a multiple of 16."""
+    return -(-context // 16) * 16
+
+
 class KVCache:
     """Slots that each hold the keys and values of one sequence, layer by layer.
 
@@ -18,7 +23,7 @@ class KVCache:
 
     def __init__(self, slots: int, context: int) -> None:
         self.slots = slots
-        self.context = context
+        self.context = padded(context)
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
@@ -26,23 +31,35 @@ class KVCache:
         """Memory taken so far."""
         return sum(k.nbytes + v.nbytes for k, v in self._layers.values())
 
+    def layer(
+        self, number: int, heads: int, key_width: int, value_width: int, *, like: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values, [slots, heads, context, width] each.
+
+        Mutates: takes the memory at the first call, of the type and on the device of `like`.
+        """
+        if number not in self._layers:
+            self._layers[number] = (
+                self._room(heads, key_width, like),
+                self._room(heads, value_width, like),
+            )
+        return self._layers[number]
+
     def append(
-        self, layer: int, slot: int, start: int, keys: Tensor, values: Tensor
+        self, number: int, slot: int, start: int, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Writes n tokens behind the first `start` ones and returns all start + n.
 
         Shape: keys, values [kv_heads, n, D]. Returns views [kv_heads, start + n, D].
         Mutates: the slot.
         """
-        if layer not in self._layers:
-            self._layers[layer] = (self._room_for(keys), self._room_for(values))
-        end = start + keys.shape[1]
-        slot_keys, slot_values = (stored[slot, :, :end] for stored in self._layers[layer])
+        heads, length, width = keys.shape
+        stored = self.layer(number, heads, width, values.shape[2], like=keys)
+        slot_keys, slot_values = (part[slot, :, : start + length] for part in stored)
         slot_keys[:, start:] = keys
         slot_values[:, start:] = values
         return slot_keys, slot_values
 
-    def _room_for(self, like: Tensor) -> Tensor:
-        """[slots, kv_heads, context, D]; written to, so that the memory is really there."""
-        heads, _, width = like.shape
+    def _room(self, heads: int, width: int, like: Tensor) -> Tensor:
+        """Written to, so that the memory is really there."""
         return like.new_full((self.slots, heads, self.context, width), 0.0)

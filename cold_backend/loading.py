@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 
 import torch
 
-from cold_backend.adapters import check_fit, load_adapter
+from cold_backend.adapters import Adapter, check_fit, load_adapter
+from cold_backend.checkpoint import load_config, load_model
 from cold_backend.config import Settings
 from cold_backend.contract import Reads
+from cold_backend.decoder import Decoder, is_lean
 from cold_backend.errors import ConfigError
-from cold_backend.language_model import LanguageModel, load_config, load_model
+from cold_backend.fused import FusedExecution
+from cold_backend.language_model import LanguageModel, Network
 from cold_backend.lora import attach_adapters
+from cold_backend.packed_transformer import PackedTransformer
 from cold_backend.tokenizer import Tokenizer
 from cold_kernels import KernelError, Ops, load_ops
 from cold_kernels.device import DeviceError, choose_device
+
+# As many as there are cores, or as OMP_NUM_THREADS says. The process's affinity does not tell:
+# OpenMP leaves the first thread one core when it binds its threads.
+_THREADS = torch.get_num_threads()
 
 
 def load_base_lm(settings: Settings) -> LanguageModel:
@@ -23,11 +31,7 @@ def load_base_lm(settings: Settings) -> LanguageModel:
     Raises:
         ConfigError: the model cannot be used with these settings.
     """
-    device = take_device(settings, 0)
-    model = _load_weights(settings, device)
-    return LanguageModel(
-        model, Reads.BASE, slots=settings.max_sequences, context=settings.max_context
-    )
+    return _load(settings, take_device(settings, 0, of=2), (), (Reads.BASE,))
 
 
 def load_adapter_lm(settings: Settings) -> LanguageModel:
@@ -36,19 +40,40 @@ def load_adapter_lm(settings: Settings) -> LanguageModel:
     Raises:
         ConfigError: the model or an adapter cannot be used with these settings.
     """
-    device = take_device(settings, 1)
-    model = _load_weights(settings, device)
-    adapters = [load_adapter(name, path) for name, path in settings.adapters.items()]
-    for adapter in adapters:
-        check_fit(adapter, model)
-    lora = attach_adapters(model, adapters, ops_for(settings, device)) if adapters else None
-    return LanguageModel(
-        model,
-        Reads.EXPERT,
-        slots=settings.max_sequences,
-        context=settings.max_context,
-        lora=lora,
-    )
+    adapters = load_adapters(settings)
+    return _load(settings, take_device(settings, 1, of=2), adapters, (Reads.EXPERT,))
+
+
+def is_fused(settings: Settings) -> bool:
+    """Whether steps are executed in one process, which they are by default on one device.
+
+    Raises:
+        ConfigError: this machine has no such device.
+    """
+    if settings.execution == "auto":
+        return _device(settings, 0) == _device(settings, 1)
+    return settings.execution == "fused"
+
+
+def load_fused(settings: Settings) -> FusedExecution:
+    """Expert and base on one device, over one copy of the weights.
+
+    Raises:
+        ConfigError: the model or an adapter cannot be used with these settings.
+    """
+    device = take_device(settings, 0)
+    adapters = load_adapters(settings)
+    model = _load(settings, device, adapters, (Reads.EXPERT, Reads.BASE))
+    return FusedExecution(model, ops_for(settings, device))
+
+
+def load_adapters(settings: Settings) -> list[Adapter]:
+    """All adapters, by adapter index.
+
+    Raises:
+        ConfigError: one cannot be used.
+    """
+    return [load_adapter(name, path) for name, path in settings.adapters.items()]
 
 
 def load_tokenizer(settings: Settings) -> Tokenizer:
@@ -73,26 +98,53 @@ def ops_for(settings: Settings, device: torch.device) -> Ops:
         raise ConfigError(str(error)) from error
 
 
-def take_device(settings: Settings, index: int) -> torch.device:
+def take_device(settings: Settings, index: int, *, of: int = 1) -> torch.device:
     """The device that this process uses, by number where there are several.
 
-    On a CPU, where the two language models run side by side, also its share of the cores.
+    On a CPU also its share of the cores, where several processes run side by side.
 
     Raises:
         ConfigError: this machine has no such device.
     """
-    try:
-        device = choose_device(settings.device, index)
-    except DeviceError as error:
-        raise ConfigError(str(error)) from error
+    device = _device(settings, index)
     if device.type == "cpu":
-        torch.set_num_threads(settings.threads or max(1, len(os.sched_getaffinity(0)) // 2))
+        torch.set_num_threads(settings.threads or max(1, _THREADS // of))
     return device
 
 
-def _load_weights(settings: Settings, device: torch.device) -> torch.nn.Module:
+def _device(settings: Settings, index: int) -> torch.device:
+    try:
+        return choose_device(settings.device, index)
+    except DeviceError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _load(
+    settings: Settings,
+    device: torch.device,
+    adapters: Sequence[Adapter],
+    readers: tuple[Reads, ...],
+) -> LanguageModel:
     config = load_config(settings.base_model)
-    return load_model(settings.base_model, config, _dtype(settings.dtype, device), device)
+    model = load_model(settings.base_model, config, _dtype(settings.dtype, device), device)
+    for adapter in adapters:
+        check_fit(adapter, model)
+    network = network_of(model, adapters, ops_for(settings, device), settings.max_context)
+    return LanguageModel(
+        network, readers, slots=settings.max_sequences, context=settings.max_context
+    )
+
+
+def network_of(
+    model: torch.nn.Module, adapters: Sequence[Adapter], ops: Ops, context: int
+) -> Network:
+    """The leanest forward there is for a model.
+
+    Mutates: the model, which gives its weights away.
+    """
+    if is_lean(model.config, adapters, context):
+        return Decoder(model, adapters, ops, context)
+    return PackedTransformer(model, attach_adapters(model, adapters, ops) if adapters else None)
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +10,48 @@ from torch import Tensor, nn
 
 from cold_backend.adapters import Adapter, LoraPair
 from cold_kernels import Ops
+
+
+@dataclass(frozen=True, slots=True)
+class LoraStack:
+    """The low-rank pairs that adapters have for one layer, padded with zeros to one rank.
+
+    Attributes:
+        a: [L, K, N].
+        b: [L, K, M].
+        scale: [L] float32.
+        rank: [L] int32, 0 where an adapter leaves the layer alone.
+    """
+
+    a: Tensor
+    b: Tensor
+    scale: Tensor
+    rank: Tensor
+
+
+def stack_pairs(pairs: Sequence[LoraPair | None], like: Tensor) -> LoraStack:
+    """Stacks each adapter's pair for a layer.
+
+    Args:
+        pairs: None where an adapter leaves the layer alone.
+        like: the layer's weight, [M, N] (or [N, M] in GPT-2), whose type and device are taken.
+    """
+    ranks = [0 if pair is None else pair.a.shape[0] for pair in pairs]
+    scales = [0.0 if pair is None else pair.scale for pair in pairs]
+    inputs = next((pair.a.shape[1] for pair in pairs if pair), like.shape[1])
+    outputs = next((pair.b.shape[0] for pair in pairs if pair), like.shape[0])
+    a = like.new_zeros((len(pairs), max(1, *ranks), inputs))
+    b = like.new_zeros((len(pairs), max(1, *ranks), outputs))
+    for i, pair in enumerate(pairs):
+        if pair is not None:
+            a[i, : ranks[i]] = pair.a
+            b[i, : ranks[i]] = pair.b.T
+    return LoraStack(
+        a=a,
+        b=b,
+        scale=torch.tensor(scales, dtype=torch.float32, device=like.device),
+        rank=torch.tensor(ranks, dtype=torch.int32, device=like.device),
+    )
 
 
 @dataclass
@@ -26,7 +69,7 @@ class LoraBank:
     last_index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int32))
 
 
-def attach_adapters(model: nn.Module, adapters: list[Adapter], ops: Ops) -> LoraBank:
+def attach_adapters(model: nn.Module, adapters: Sequence[Adapter], ops: Ops) -> LoraBank:
     """Wraps the layers that any of the adapters changes.
 
     The adapters must fit the model (`check_fit`). An adapter's index is its place in the list.
@@ -55,10 +98,10 @@ class _LoraLayer(nn.Module):
         is_head: the layer is the output layer, which sees the last tokens alone.
     """
 
-    a: Tensor  # [L, K, N]
-    b: Tensor  # [L, K, M]
-    scale: Tensor  # [L] float32
-    rank: Tensor  # [L] int32, 0 where an adapter leaves the layer alone
+    a: Tensor
+    b: Tensor
+    scale: Tensor
+    rank: Tensor
 
     def __init__(
         self, inner: nn.Module, pairs: list[LoraPair | None], bank: LoraBank, *, is_head: bool
@@ -67,20 +110,9 @@ class _LoraLayer(nn.Module):
         self.inner = inner
         self._bank = bank
         self._is_head = is_head
-        weight: Tensor = inner.weight  # type: ignore[assignment]
-        present = [pair for pair in pairs if pair is not None]
-        ranks = [0 if pair is None else pair.a.shape[0] for pair in pairs]
-        scales = [0.0 if pair is None else pair.scale for pair in pairs]
-        a = weight.new_zeros((len(pairs), max(ranks), present[0].a.shape[1]))
-        b = weight.new_zeros((len(pairs), max(ranks), present[0].b.shape[0]))
-        for i, pair in enumerate(pairs):
-            if pair is not None:
-                a[i, : ranks[i]] = pair.a
-                b[i, : ranks[i]] = pair.b.T
-        scale = torch.tensor(scales, dtype=torch.float32, device=weight.device)
-        rank = torch.tensor(ranks, dtype=torch.int32, device=weight.device)
-        for name, tensor in {"a": a, "b": b, "scale": scale, "rank": rank}.items():
-            self.register_buffer(name, tensor, persistent=False)
+        stack = stack_pairs(pairs, inner.weight)  # type: ignore[arg-type]
+        for name in ("a", "b", "scale", "rank"):
+            self.register_buffer(name, getattr(stack, name), persistent=False)
 
     @property
     def weight(self) -> Tensor:

@@ -9,7 +9,7 @@ setup(
     ext_modules=[
         CppExtension(
             "cold_kernels._native",
-            ["csrc/logits.cpp", "csrc/lora.cpp", "csrc/ops.cpp"],
+            sorted(glob("csrc/*.cpp")),
             depends=glob("csrc/*.h"),
             extra_compile_args=[
                 "-O3",

@@ -70,12 +70,13 @@ def prompts(tokenizer: Tokenizer) -> list[Prompt]:
     return real_prompts(tokenizer, ROOT)
 
 
-@pytest.fixture(scope="session")
-def server(base_model: Path, adapter: Path) -> Iterator[Server]:
+@pytest.fixture(scope="session", params=["fused", "ensemble"])
+def server(request: pytest.FixtureRequest, base_model: Path, adapter: Path) -> Iterator[Server]:
     settings = Settings(
         base_model=str(base_model),
         adapters={"equations": str(adapter)},
         dtype="float32",
+        execution=request.param,
         max_context=640,
         max_queue=300,
     )

@@ -19,7 +19,7 @@ _SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
-    "head_dim": 8,
+    "head_dim": 16,
     "bos_token_id": 1,
     "eos_token_id": 2,
     "pad_token_id": 0,

@@ -108,11 +108,9 @@ def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
     """Checks what can be checked without loading weights; settles the context."""
     # Imported late: --help and a wrong option should not wait for torch.
     from cold_backend.adapters import check_fit, load_adapter
-    from cold_backend.language_model import context_limit, empty_model, load_config
+    from cold_backend.checkpoint import context_limit, empty_model, load_config
     from cold_backend.loading import load_tokenizer, ops_for, take_device
 
-    if settings.execution == "fused":
-        raise ConfigError("execution: fused is not available yet, use ensemble")
     config = load_config(settings.base_model)
     limit = context_limit(config)
     if not fixed_context:

@@ -81,7 +81,11 @@ class ServerProcess:
         verbose: bool = False,
         extra: Sequence[str] = (),
     ) -> None:
+        # Imported late: `cold-server --help` should not wait for torch.
+        from cold_backend.loading import is_fused
+
         endpoints.check_free()
+        self._fused = is_fused(settings)
         self._endpoints = endpoints
         self._workspace = Path(tempfile.mkdtemp(prefix="cold-server-"))
         self._lifeline_path = self._workspace / "lifeline"
@@ -159,7 +163,9 @@ class ServerProcess:
         settings.save(settings_file)
         path = self._lifeline_path
         os.mkfifo(path)
-        write_repository(self._workspace / "models", settings, settings_file, path)
+        write_repository(
+            self._workspace / "models", settings, settings_file, path, fused=self._fused
+        )
         # Open for both directions, so that opening does not wait for the reader.
         return os.open(path, os.O_RDWR)
 
@@ -192,7 +198,16 @@ class ServerProcess:
         ]
         # The model processes take the first python3 on the PATH: this one.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        return _Command(arguments, os.environ | installation.environment | {"PATH": path})
+        return _Command(
+            arguments, self._threads() | os.environ | installation.environment | {"PATH": path}
+        )
+
+    def _threads(self) -> dict[str, str]:
+        """How the model processes' threads behave, unless the environment says otherwise."""
+        # Two threads that wait for each other must not share a core, which they may for
+        # milliseconds when the server itself is on the other one. Processes with one thread each
+        # would all be bound to the first core.
+        return {"OMP_PROC_BIND": "true"} if self._fused else {}
 
 
 @dataclass(frozen=True, slots=True)

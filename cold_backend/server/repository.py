@@ -9,14 +9,23 @@ from pathlib import Path
 import cold_backend
 from cold_backend.config import Settings
 
+_FUSED = "cold"  # the one model that a fused execution needs
 
-def write_repository(target: Path, settings: Settings, settings_file: Path, lifeline: Path) -> None:
-    """Copies the model repository and adds parameters to its configs.
+
+def write_repository(
+    target: Path, settings: Settings, settings_file: Path, lifeline: Path, *, fused: bool
+) -> None:
+    """Copies the models that the execution needs and adds parameters to their configs.
 
     `settings` and `lifeline` are for the models; the rest tells clients, through tritonserver's
     model configuration API, what is being served.
     """
-    shutil.copytree(_source(), target, ignore=shutil.ignore_patterns("__pycache__"))
+    source = _source()
+    models = [_FUSED] if fused else [path.name for path in source.iterdir()]
+    for model in models:
+        shutil.copytree(
+            source / model, target / model, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for config in target.glob("*/config.pbtxt"):
         _add_parameters(config, {"settings": str(settings_file)})
     served = {

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cold_kernels.layer_ops import AddRmsNorm, Attend, Project, SiluMultiply
 from cold_kernels.ops import ContrastSelect, HeadGather, LoraApply, Selection
+from cold_kernels.packing import Packing
 
 _log = logging.getLogger(__name__)
 
@@ -30,12 +32,17 @@ class KernelError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Ops:
-    """The ops of one implementation; their contracts are in `cold_kernels.ops`."""
+    """The ops of one implementation; contracts: `cold_kernels.ops`, `cold_kernels.layer_ops`."""
 
     name: str
     contrast_select: ContrastSelect
     lora_apply: LoraApply
     head_gather: HeadGather
+    packing: Packing
+    project: Project
+    add_rms_norm: AddRmsNorm
+    silu_multiply: SiluMultiply
+    attend: Attend
 
 
 def load_ops(name: str, device: torch.device) -> Ops:
@@ -53,16 +60,21 @@ def load_ops(name: str, device: torch.device) -> Ops:
         known = ", ".join(("auto", *_MODULES))
         raise KernelError(f"kernels: must be one of {known}, got {name!r}")
     try:
-        namespace = importlib.import_module(_MODULES[chosen]).NAMESPACE
+        module = importlib.import_module(_MODULES[chosen])
     except ImportError as error:
         raise KernelError(f"kernels: {chosen} is not available here: {error}") from error
     _log.info("kernels on %s: %s", device, chosen)
-    ops = getattr(torch.ops, namespace)
+    ops = getattr(torch.ops, module.NAMESPACE)
     return Ops(
         name=chosen,
         contrast_select=_selecting(ops.contrast_select.default),
         lora_apply=ops.lora_apply.default,
         head_gather=_selecting(ops.head_gather.default),
+        packing=module.PACKING,
+        project=ops.project.default,
+        add_rms_norm=ops.add_rms_norm.default,
+        silu_multiply=ops.silu_multiply.default,
+        attend=ops.attend.default,
     )
 
 

@@ -7,8 +7,10 @@ import importlib.util
 import torch
 
 from cold_kernels.ops import define
+from cold_kernels.packing import PANELS
 
 NAMESPACE = "cold_native"
+PACKING = PANELS
 
 _built = importlib.util.find_spec("cold_kernels._native")
 if _built is None or _built.origin is None:

@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from cold_kernels import layer_ops
+
 
 class Mode(enum.IntEnum):
     """How a row picks its token."""
@@ -158,8 +160,10 @@ def define(namespace: str) -> torch.library.Library:
         The library to register implementations with; the ops live as long as it does.
     """
     library = torch.library.Library(namespace, "DEF")
-    for name, schema in _SCHEMAS.items():
+    for name, schema in {**_SCHEMAS, **layer_ops.SCHEMAS}.items():
         library.define(name + schema)
+    for name, fake in layer_ops.FAKES.items():
+        torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
     for name in ("contrast_select", "head_gather"):
         torch.library.register_fake(f"{namespace}::{name}", _empty_selection, lib=library)
     torch.library.register_fake(f"{namespace}::lora_apply", _nothing, lib=library)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cold_kernels import layer_torch
 from cold_kernels.ops import Mode, Selection, define
+from cold_kernels.packing import PLAIN
 
 NAMESPACE = "cold_reference"
+PACKING = PLAIN
 
 _NEVER = float("-inf")
 
@@ -136,3 +139,4 @@ LIBRARY = define(NAMESPACE)
 LIBRARY.impl("contrast_select", contrast_select, "CompositeExplicitAutograd")
 LIBRARY.impl("lora_apply", lora_apply, "CompositeExplicitAutograd")
 LIBRARY.impl("head_gather", head_gather, "CompositeExplicitAutograd")
+layer_torch.implement(LIBRARY, lora_apply)

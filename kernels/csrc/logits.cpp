@@ -70,8 +70,8 @@ class SumOfExp {
   static constexpr float kFar = 30;  // exp(kFar) times a vocabulary is far from overflow
 
   static COLD_INLINE void add(Pair& sums, const Pair& x, float bias) {
-    sums.first = add_exp<sizeof(T) == 2>(sums.first, x.first, bias);
-    sums.second = add_exp<sizeof(T) == 2>(sums.second, x.second, bias);
+    sums.first += exp_below<sizeof(T) == 2>(x.first, bias);
+    sums.second += exp_below<sizeof(T) == 2>(x.second, bias);
   }
   COLD_INLINE void move_origin(float origin) {
     const float scale = std::exp(origin_ - origin);

@@ -103,9 +103,10 @@ COLD_INLINE void store(Float16* p, const Pair& x) {
   std::memcpy(p, &bits, sizeof(bits));
 }
 
-// The first n of kWidth elements; the others are zero.
+// The first n elements, of up to kWidth; the others are zero.
 template <typename T>
 COLD_INLINE Pair load_some(const T* p, int64_t n) {
+  if (n >= kWidth) return load(p);
   T whole[kWidth] = {};
   std::memcpy(whole, p, n * sizeof(T));
   return load(whole);
@@ -113,6 +114,7 @@ COLD_INLINE Pair load_some(const T* p, int64_t n) {
 
 template <typename T>
 COLD_INLINE void store_some(T* p, const Pair& x, int64_t n) {
+  if (n >= kWidth) return store(p, x);
   T whole[kWidth];
   store(whole, x);
   std::memcpy(p, whole, n * sizeof(T));
@@ -122,11 +124,38 @@ COLD_INLINE float to_float(float x) { return x; }
 COLD_INLINE float to_float(BFloat16 x) { return bit_cast<float>(uint32_t{x.bits} << 16); }
 COLD_INLINE float to_float(Float16 x) { return from_float16(x.bits + Words{})[0]; }
 
+template <typename T>
+COLD_INLINE T from_float(float x);
+template <>
+COLD_INLINE float from_float<float>(float x) {
+  return x;
+}
+template <>
+COLD_INLINE BFloat16 from_float<BFloat16>(float x) {
+  const uint32_t bits = bit_cast<uint32_t>(x);
+  const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  return {static_cast<uint16_t>((x != x ? bits | 0x400000u : rounded) >> 16)};
+}
+template <>
+COLD_INLINE Float16 from_float<Float16>(float x) {
+  return {static_cast<uint16_t>(round_to_float16(x + Floats{})[0])};
+}
+
 COLD_INLINE float sum(Floats x) {
-  float lanes[16], total = 0;
+  using Eight = float __attribute__((vector_size(32)));
+  using Four = float __attribute__((vector_size(16)));
+  const Eight eight = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
+                      __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
+  const Four four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) +
+                    __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+COLD_INLINE float max(Floats x) {
+  float lanes[16], highest = -kInfinity;
   std::memcpy(lanes, &x, sizeof(x));
-  for (const float lane : lanes) total += lane;
-  return total;
+  for (const float lane : lanes) highest = lane > highest ? lane : highest;
+  return highest;
 }
 
 using Ints = int32_t __attribute__((vector_size(64)));
@@ -135,12 +164,12 @@ using Ints = int32_t __attribute__((vector_size(64)));
 constexpr float kExponentUnit = 0x1p23f;
 constexpr float kLog2E = 1.44269504f;
 
-// sum += exp(x - max), for x <= max; `bias` is exponent_bias(max). With t = (x - max) / log(2), the
+// exp(x - max), for x <= max + 87; `bias` is exponent_bias(max). With t = (x - max) / log(2), the
 // bits of a float of exponent floor(t) and mantissa t - floor(t) are t itself in fixed point; what
 // is left is 2^(t - floor(t)), a polynomial on [1, 2). Its error is below 3e-6; with `kShort` below
 // 8e-5, a hundredth of what rounding a logit to 16 bits does.
 template <bool kShort>
-COLD_INLINE Floats add_exp(Floats sum, Floats x, float bias) {
+COLD_INLINE Floats exp_below(Floats x, float bias) {
   Ints bits = __builtin_convertvector(x * (kLog2E * kExponentUnit) + bias, Ints);
   bits = bits > 0 ? bits : Ints{};  // exp is 0 where the exponent would be out of range
   const Floats power = bit_cast<Floats>(bits & 0x7f800000);
@@ -156,7 +185,7 @@ COLD_INLINE Floats add_exp(Floats sum, Floats x, float bias) {
     p = p * u + 3.12016052e-01f;
     p = p * u + 5.09964214e-01f;
   }
-  return sum + power * p;
+  return power * p;
 }
 
 COLD_INLINE float exponent_bias(float max) { return (127.0f - max * kLog2E) * kExponentUnit; }

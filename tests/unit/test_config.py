@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cold_backend.adapters import check_fit, load_adapter
+from cold_backend.checkpoint import empty_model, load_config
 from cold_backend.config import Settings, load_settings, settings_from
 from cold_backend.errors import ConfigError
-from cold_backend.language_model import empty_model, load_config
 from cold_backend.server.cli import main
 from tests.families import make_adapter, make_model
 
@@ -83,7 +83,6 @@ def test_broken_adapters(tmp_path: Path) -> None:
     [
         (["--base-model", "/nowhere"], "base_model: /nowhere is not a Hugging Face model"),
         (["--base-model", "{base}", "--adapter", "a=/nowhere"], "adapter a: /nowhere is not"),
-        (["--base-model", "{base}", "--execution", "fused"], "fused is not available yet"),
         (["--base-model", "{base}", "--max-context", "129"], "at most 128 tokens"),
         (["--config", "/nowhere.toml"], "No such file"),
     ],

@@ -12,26 +12,30 @@ import transformers
 from peft import PeftModel
 
 from cold_backend.adapters import check_fit, load_adapter
+from cold_backend.checkpoint import empty_model, load_config, load_model
 from cold_backend.contract import Reads, Row
-from cold_backend.language_model import LanguageModel, empty_model, load_config, load_model
-from cold_backend.lora import attach_adapters
+from cold_backend.language_model import LanguageModel
+from cold_backend.loading import network_of
 from cold_kernels import load_ops
 from tests.families import FAMILIES, VOCAB, make_adapter, make_model
 
 CPU = torch.device("cpu")
+CONTEXT = 96
 
 
-def packed(path: Path, adapters: dict[str, Path] | None = None, slots: int = 4) -> LanguageModel:
+def packed(
+    path: Path,
+    adapters: dict[str, Path] | None = None,
+    readers: tuple[Reads, ...] = (Reads.EXPERT,),
+    kernels: str = "native",
+) -> LanguageModel:
     config = load_config(str(path))
+    loaded = [load_adapter(name, str(p)) for name, p in (adapters or {}).items()]
+    for adapter in loaded:
+        check_fit(adapter, empty_model(config))
     model = load_model(str(path), config, torch.float32, CPU)
-    lora = None
-    if adapters:
-        loaded = [load_adapter(name, str(p)) for name, p in adapters.items()]
-        for adapter in loaded:
-            check_fit(adapter, empty_model(config))
-        lora = attach_adapters(model, loaded, load_ops("reference", CPU))
-    reader = Reads.EXPERT if adapters else Reads.BASE
-    return LanguageModel(model, reader, slots=slots, context=96, lora=lora)
+    network = network_of(model, loaded, load_ops(kernels, CPU), CONTEXT)
+    return LanguageModel(network, readers, slots=4, context=CONTEXT)
 
 
 def rows(*columns: dict[Row, int]) -> np.ndarray[Any, np.dtype[np.int32]]:
@@ -63,14 +67,14 @@ def test_packed_steps_equal_plain_forwards(family: str, tmp_path: Path) -> None:
     expert.forward(
         np.array(first[:15]), rows({Row.SLOT: 2, Row.LENGTH: 15, Row.ADAPTER: 0, Row.EMITS: 0})
     )
-    logits = expert.forward(
+    (logits,) = expert.forward(
         np.array(first[15:39] + second),
         rows(
             {Row.SLOT: 2, Row.START: 15, Row.LENGTH: 24, Row.ADAPTER: 0},
             {Row.SLOT: 1, Row.LENGTH: 7},
         ),
     )
-    more = expert.forward(
+    (more,) = expert.forward(
         np.array([5, first[39]]),
         rows(
             {Row.SLOT: 1, Row.START: 7, Row.LENGTH: 1},
@@ -105,7 +109,7 @@ def test_adapters_of_every_form_side_by_side(kind: str, tmp_path: Path) -> None:
     expert = packed(base, {"plain": plain, "special": special})
     ids = prompt(9, 3)
 
-    logits = expert.forward(
+    (logits,) = expert.forward(
         np.array(ids * 3),
         rows(*({Row.SLOT: i + 1, Row.LENGTH: 9, Row.ADAPTER: i} for i in (0, 1, -1))),
     )

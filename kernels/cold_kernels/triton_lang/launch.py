@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cold_kernels import layer_torch
 from cold_kernels.device import Tuning, tuning_of
 from cold_kernels.ops import Selection, define, empty_selection
+from cold_kernels.packing import PLAIN
 from cold_kernels.triton_lang.contrast import cold_pick, cold_tile_stats
 from cold_kernels.triton_lang.head import cold_gather_head
 from cold_kernels.triton_lang.lora import (
@@ -22,6 +24,7 @@ from cold_kernels.triton_lang.lora import (
 )
 
 NAMESPACE = "cold_triton_lang"
+PACKING = PLAIN
 
 # From so many tokens on, neighbours share an adapter often enough for matrix products to pay.
 _MANY_TOKENS = 64
@@ -201,3 +204,4 @@ _OPS: dict[str, Callable[..., Any]] = {
 }
 for _name, _op in _OPS.items():
     LIBRARY.impl(_name, _op, "CompositeExplicitAutograd")
+layer_torch.implement(LIBRARY, lora_apply)

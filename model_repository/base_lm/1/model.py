@@ -12,5 +12,5 @@ class TritonPythonModel:
         return server_io.answer(requests, self._forward)
 
     def _forward(self, inputs):
-        logits = self._model.forward(inputs["tokens"], inputs["rows"])
+        (logits,) = self._model.forward(inputs["tokens"], inputs["rows"])
         return {"base_logits": logits.float().cpu().numpy()}

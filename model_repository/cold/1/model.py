@@ -1,10 +1,10 @@
 """The request's whole life: accepts requests here, decodes them on the engine's thread."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from cold_backend import server_io
 from cold_backend.engine import Engine
-from cold_backend.loading import load_tokenizer
+from cold_backend.loading import is_fused, load_fused, load_tokenizer
 from cold_backend.request import RequestParser
 from cold_backend.scheduler import Scheduler
 from cold_backend.sequence import Sequence
@@ -16,9 +16,14 @@ class TritonPythonModel:
         self._tokenizer = load_tokenizer(settings)
         self._parser = RequestParser(settings, self._tokenizer)
         scheduler = Scheduler(settings.max_sequences, settings.max_step_tokens)
-        self._engine = Engine(server_io.execute_step, scheduler, settings.max_queue)
-        self._thread = threading.Thread(target=self._engine.run, name="engine")
-        self._thread.start()
+        # The thread that steps also loads: a second one that computes would have OpenMP threads of
+        # its own, and the two sets, more than there are cores, would sleep at every barrier.
+        thread = ThreadPoolExecutor(1, "engine")
+        execute = server_io.execute_step
+        if is_fused(settings):
+            execute = thread.submit(load_fused, settings).result().execute
+        self._engine = Engine(execute, scheduler, settings.max_queue)
+        self._running = thread.submit(self._engine.run)
         server_io.when_server_stops(args, self._stop)
 
     def execute(self, requests):
@@ -30,7 +35,7 @@ class TritonPythonModel:
 
     def _stop(self):
         self._engine.close()
-        self._thread.join()
+        self._running.result()
 
     def _take(self, inputs, sender):
         request = self._parser.parse(inputs)

@@ -10,7 +10,7 @@ from cold_backend.loading import ops_for, take_device
 class TritonPythonModel:
     def initialize(self, args):
         settings = server_io.start(args)
-        self._device = take_device(settings, 0)
+        self._device = take_device(settings, 0, of=2)
         self._ops = ops_for(settings, self._device)
 
     def execute(self, requests):

@@ -1,0 +1,70 @@
+"""vLLM as a resident arm: its own scheduler and compiled model, in process, decoding greedily.
+
+    OMP_NUM_THREADS=2 python benchmarks/peers/vllm_arm.py MODEL DTYPE [ADAPTER]
+
+Runs in a virtual environment of its own, see benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
+
+# Read when vLLM is imported.
+os.environ |= {
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+from measure import Generated
+from resident import answer_questions
+from vllm import LLM, SamplingParams
+from vllm.lora.request import LoRARequest
+
+STREAMS = 16
+CONTEXT = 512
+
+
+def main() -> None:
+    model, dtype, *adapter = sys.argv[1:]
+    options = {"enable_lora": True, "max_loras": 1, "max_lora_rank": 16} if adapter else {}
+    llm = LLM(
+        model,
+        dtype=dtype,
+        max_model_len=CONTEXT,
+        max_num_seqs=STREAMS,
+        enable_prefix_caching=False,  # prompts come again in every round
+        **options,
+    )
+    lora = LoRARequest("benchmark", 1, adapter[0]) if adapter else None
+    numbers = itertools.count()
+
+    def generate(prompts: Sequence[list[int]], tokens: int) -> list[Generated]:
+        engine = llm.llm_engine
+        sampling = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
+        names = [f"request {next(numbers)} " for _ in prompts]
+        begun = time.perf_counter()
+        for name, prompt in zip(names, prompts, strict=True):
+            engine.add_request(name, {"prompt_token_ids": prompt}, sampling, lora_request=lora)
+        token_ids: dict[str, list[int]] = {}
+        times_s: dict[str, list[float]] = {}
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                name = next(n for n in names if output.request_id.startswith(n))
+                token_ids[name] = list(output.outputs[0].token_ids)
+                times_s.setdefault(name, []).append(time.perf_counter() - begun)
+        return [Generated(token_ids[n], times_s[n][0], times_s[n][-1]) for n in names]
+
+    answer_questions({"greedy": generate})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""A random adapter on all linear layers: speed depends on its sizes, not on what it learnt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+RANK = 16
+_SIZE = 0.05  # of each layer's change, relative to its weight's Frobenius norm
+
+
+def make_adapter(base_model: Path, adapter: Path, merged: Path) -> None:
+    """Writes the adapter, and the base model with it merged, in bfloat16; nothing if they exist."""
+    if (merged / "config.json").is_file():
+        return
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32)
+    options = LoraConfig(
+        r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(base, options)
+    with torch.no_grad():
+        for layer in model.modules():
+            if hasattr(layer, "lora_A"):
+                a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+                a.normal_(0, a.shape[1] ** -0.5)
+                b.normal_()
+                change = (b @ a) * layer.scaling["default"]
+                b *= _SIZE * layer.base_layer.weight.norm() / change.norm()
+    model.save_pretrained(adapter)
+    model.merge_and_unload().to(torch.bfloat16).save_pretrained(merged)
+    AutoTokenizer.from_pretrained(base_model).save_pretrained(merged)
