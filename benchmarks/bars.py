@@ -32,16 +32,12 @@ class Results:
     Attributes:
         cells: what was measured, and its series.
         first_tokens: the same for prompts of 256 tokens.
-        weight_bytes: what a step has to read, of base model and adapter.
-        bytes_per_s: what the machine reads.
         model_bytes: of one copy of the model.
         memory: what loading took, see `in_process`.
     """
 
     cells: Sequence[tuple[Cell, Series]]
     first_tokens: Sequence[tuple[Cell, Series]]
-    weight_bytes: int
-    bytes_per_s: float
     model_bytes: int
     memory: dict[str, int]
 
@@ -59,7 +55,6 @@ def bars(r: Results) -> list[Bar]:
     """All bars, in the order of the table in docs/performance.md."""
     ms, rate = r.ms_per_token, r.tokens_per_s
     cold, in_process = ms("server_cold"), ms("in_process_cold")
-    floor_ms = [1000 * r.weight_bytes / r.bytes_per_s]
     alone = [ms(arm) or [] for arm in ("base_forward", "adapter_forward")]
     both_ms = [base + expert for base, expert in zip(*alone, strict=True)]
     ttft = r.ttft_ms("server_cold"), r.ttft_ms("peft_unmerged_prefill")
@@ -68,7 +63,7 @@ def bars(r: Results) -> list[Bar]:
         "CoLD ms/token / PEFT unmerged greedy": (_ratio(cold, ms("peft_unmerged_greedy")), 0.3),
         "CoLD ms/token / vLLM greedy, merged": (_ratio(cold, ms("vllm_merged_greedy")), 1.0),
         "CoLD ms/token / own greedy, merged": (_ratio(cold, ms("server_merged_greedy")), 1.15),
-        "CoLD ms/token in process / reading weights": (_ratio(in_process, floor_ms), 1.6),
+        "CoLD ms/token in process / reading weights": (_ratio(in_process, ms("read_weights")), 1.6),
         "CoLD ms/token / naive two-pass CoLD": (_ratio(cold, ms("naive_two_pass_cold")), 0.2),
         "CoLD ms/token / PEFT mixed-batch CoLD": (_ratio(cold, ms("peft_mixed_batch_cold")), 0.3),
         "ms/token of tritonserver, 1 stream": (_difference(cold, in_process), 0.5),
@@ -118,17 +113,13 @@ def _values(
 
 
 def _ratio(ours: list[float] | None, theirs: list[float] | None) -> float | None:
-    """The median of each round's own ratio; one value on a side stands for all rounds."""
+    """The median of each round's own ratio."""
     if not ours or not theirs:
         return None
-    return statistics.median(a / b for a, b in zip(ours, _spread(theirs, ours), strict=True))
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def _difference(ours: list[float] | None, theirs: list[float] | None) -> float | None:
     if not ours or not theirs:
         return None
     return statistics.median(a - b for a, b in zip(ours, theirs, strict=True))
-
-
-def _spread(values: list[float], like: list[float]) -> list[float]:
-    return values * len(like) if len(values) == 1 else values

@@ -13,7 +13,6 @@ import json
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -44,6 +43,7 @@ _STREAMS = (1, 8, 16)
 _CONTEXT = 512
 _LONG_PROMPT = 256
 _DTYPES = ("bfloat16", "float32")
+_PARTS = ("read_weights", "base_forward", "adapter_forward")
 _NAIVE = (
     "peft_unmerged_greedy",
     "peft_merged_greedy",
@@ -73,13 +73,10 @@ def main() -> int:
         long = [(prompt * _LONG_PROMPT)[:_LONG_PROMPT] for prompt in prompts]
         first_series = measure(first, long, rounds=options.rounds, tokens=2)
         memory = arms.memory
-    model_bytes = tensor_bytes(merged)
     results = Results(
         cells=list(zip(cells, series, strict=True)),
         first_tokens=list(zip(first, first_series, strict=True)),
-        weight_bytes=(model_bytes + tensor_bytes(adapter) // 2) * arms.bytes_per_weight // 2,
-        bytes_per_s=read_bandwidth(options.threads),
-        model_bytes=model_bytes * arms.bytes_per_weight // 2,
+        model_bytes=arms.model_bytes,
         memory=memory,
     )
     save(options, details, results)
@@ -100,7 +97,10 @@ class Arms:
         self, options: argparse.Namespace, adapter: Path, merged: Path, stack: ExitStack
     ) -> None:
         self._options = options
-        self.bytes_per_weight = 2 if options.dtype == "bfloat16" else 4
+        size: int = getattr(torch, options.dtype).itemsize
+        # The files: the merged model in 16 bits, the adapter in 32.
+        self.model_bytes = tensor_bytes(merged) * size // 2
+        adapter_bytes = tensor_bytes(adapter) * size // 4
         cold = self._settings(options.base_model, {"random": str(adapter)}, "fused")
         say("starting the servers")
         start = stack.enter_context
@@ -111,7 +111,8 @@ class Arms:
         say("loading the arms without a server")
         settings_file = Path(start(tempfile.TemporaryDirectory())) / "settings.json"
         cold.save(settings_file)
-        self._engine = start(Resident([*_python("in_process.py"), str(settings_file)], _BOUND))
+        read = (settings_file, self.model_bytes + adapter_bytes)
+        self._engine = start(Resident([*_python("in_process.py"), *map(str, read)], _BOUND))
         shared = (options.base_model, adapter, options.dtype, options.threads)
         self._naive = start(Resident([*_python("naive.py"), *map(str, shared)], _BOUND))
         self._vllm = {
@@ -142,7 +143,7 @@ class Arms:
             Cell("server_greedy", 1, served(self._server, "greedy")),
             Cell("server_merged_greedy", 1, served(self._merged_server, "base")),
             Cell("ensemble_cold", 1, served(self._ensemble, "cold")),
-            *(Cell(name, 1, engine.arm(name)) for name in ("base_forward", "adapter_forward")),
+            *(Cell(name, 1, engine.arm(name)) for name in _PARTS),
             *(Cell(name, 1, self._naive.arm(name)) for name in _NAIVE),
         ]
 
@@ -197,18 +198,6 @@ def read_prompts(base_model: Path) -> list[list[int]]:
     return [tokens[s : s + length] for s, length in zip(starts, lengths, strict=True)]
 
 
-def read_bandwidth(threads: int) -> float:
-    """Bytes per second that this machine reads at best, from memory that was written before."""
-    torch.set_num_threads(threads)
-    values = torch.ones(1 << 28)
-    best_s = float("inf")
-    for _ in range(10):
-        begun = time.perf_counter()
-        values.sum()
-        best_s = min(best_s, time.perf_counter() - begun)
-    return values.nbytes / best_s
-
-
 def tensor_bytes(directory: Path) -> int:
     """Of the tensors in a directory's safetensors files; a tied head is there once."""
     total = 0
@@ -232,8 +221,7 @@ def save(options: argparse.Namespace, details: dict[str, Any], results: Results)
         "tokens": options.tokens,
         "bars": [dataclasses.asdict(bar) | {"met": bar.is_met} for bar in all_bars],
         "rows": [dataclasses.asdict(row) for row in rows],
-        "weight_bytes": results.weight_bytes,
-        "bytes_per_s": results.bytes_per_s,
+        "model_bytes": results.model_bytes,
         "memory": results.memory,
         "rounds_with_equal_tokens": same,
         "by_round": [

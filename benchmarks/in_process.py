@@ -1,8 +1,9 @@
 """The engine without a server, as resident arms: what tritonserver adds is the difference.
 
-    python benchmarks/in_process.py SETTINGS.json
+    python benchmarks/in_process.py SETTINGS.json WEIGHT_BYTES
 
-Arms: `cold`, and `base_forward` and `adapter_forward`, the steps of each language model alone.
+Arms: `cold`; `base_forward` and `adapter_forward`, the steps of each language model alone;
+`read_weights`, which reads as much memory a token as there are weights.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def main() -> None:
         ("base", "adapter"), models, (Reads.BASE, Reads.EXPERT), strict=True
     ):
         arms[f"{name}_forward"] = forwards(model, reads)
+    arms["read_weights"] = reading(int(sys.argv[2]))
     loaded = {
         "fused_bytes": of_fused[0],
         "two_models_bytes": of_both[0],
@@ -121,6 +123,21 @@ def forwards(model: LanguageModel, reads: Reads) -> Generate:
         return Generated([0] * tokens, first - begun, time.perf_counter() - begun)
 
     return lambda prompts, tokens: [one(prompt, tokens) for prompt in prompts]
+
+
+def reading(size: int) -> Generate:
+    """Reads memory and does nothing with it: what a step cannot be faster than."""
+    weights = torch.ones(size // 4)
+
+    def one(tokens: int) -> Generated:
+        begun = time.perf_counter()
+        times_s = []
+        for _ in range(tokens):
+            weights.sum()
+            times_s.append(time.perf_counter() - begun)
+        return Generated([0] * tokens, times_s[0], times_s[-1])
+
+    return lambda prompts, tokens: [one(tokens) for _ in prompts]
 
 
 def _row(start: int, length: int, reads: Reads) -> Int32Array:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal
 
 from measure import Generate, Generated
@@ -14,14 +15,14 @@ from naive import ALPHA, BETA
 
 from cold_backend.config import Settings
 from cold_backend.server.process import Endpoints, ServerProcess, wait_until
-from cold_client import Client, Request
+from cold_client import AsyncClient, Request
 
 _START_LIMIT_S = 300
 _REQUEST_LIMIT_S = 600
 
 
 @contextmanager
-def running_server(settings: Settings) -> Iterator[Client]:
+def running_server(settings: Settings) -> Iterator[Served]:
     """Starts a server on free ports and stops it at the end.
 
     Raises:
@@ -38,14 +39,25 @@ def running_server(settings: Settings) -> Iterator[Client]:
 
         if not wait_until(lambda: server.is_ready, stopped=stopped):
             raise RuntimeError("the server did not get ready; its log is above")
-        with Client(f"grpc://127.0.0.1:{grpc}", timeout_s=_REQUEST_LIMIT_S) as client:
-            yield client
+        client = AsyncClient(f"grpc://127.0.0.1:{grpc}", timeout_s=_REQUEST_LIMIT_S)
+        # One thread for all streams leaves the cores to the server.
+        with asyncio.Runner() as runner:
+            yield Served(client, runner)
+            runner.run(client.close())
 
 
-def served(client: Client, decoding: Literal["cold", "greedy", "base"]) -> Generate:
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running server's client and the loop that it belongs to."""
+
+    client: AsyncClient
+    runner: asyncio.Runner
+
+
+def served(server: Served, decoding: Literal["cold", "greedy", "base"]) -> Generate:
     """All prompts at once, one stream each."""
 
-    def one(prompt: list[int], tokens: int) -> Generated:
+    async def one(prompt: list[int], tokens: int) -> Generated:
         request = Request(
             input_ids=prompt,
             decoding=decoding,
@@ -57,8 +69,8 @@ def served(client: Client, decoding: Literal["cold", "greedy", "base"]) -> Gener
         times_s: list[float] = []
         token_ids: list[int] = []
         begun = time.perf_counter()
-        with client.stream(request) as pieces:
-            for piece in pieces:
+        async with server.client.stream(request) as pieces:
+            async for piece in pieces:
                 # The last response may carry a finish reason and no token.
                 if piece.token_ids:
                     times_s.append(time.perf_counter())
@@ -66,8 +78,10 @@ def served(client: Client, decoding: Literal["cold", "greedy", "base"]) -> Gener
         return Generated(token_ids, times_s[0] - begun, times_s[-1] - begun)
 
     def generate(prompts: Sequence[list[int]], tokens: int) -> list[Generated]:
-        with ThreadPoolExecutor(len(prompts)) as pool:
-            return list(pool.map(one, prompts, [tokens] * len(prompts)))
+        async def all_of_them() -> list[Generated]:
+            return await asyncio.gather(*(one(prompt, tokens) for prompt in prompts))
+
+        return server.runner.run(all_of_them())
 
     return generate
 

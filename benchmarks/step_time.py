@@ -40,7 +40,7 @@ from cold_kernels import Ops
 _CPU = torch.device("cpu")
 _TOKENS = 24
 _ADAPTERS = 8
-_CONTEXT = 1024 + 32
+_CONTEXT = 1024 + 128
 _OPS = ("project", "attend", "add_rms_norm", "silu_multiply", "contrast_select")
 PARTS = ("matrices", "head", "attention", "norms, activation", "LoRA", "contrast", "Python")
 

@@ -47,6 +47,8 @@ class Projection:
     ) -> Projection:
         """Packs layers and what the adapters have for them.
 
+        Mutates: the weights of a layer that is alone.
+
         Args:
             layers: with the same input.
             paths: what adapters call them.
@@ -60,7 +62,7 @@ class Projection:
         packed = [ops.packing.pack_adapters(stack.a, stack.b) for stack in stacks]
         return cls(
             ops=ops,
-            weight=ops.packing.pack(torch.cat([layer.weight for layer in layers])),
+            weight=ops.packing.pack(_joined([layer.weight for layer in layers])),
             bias=_joined_bias(layers),
             a=[a for a, _ in packed],
             b=[b for _, b in packed],
@@ -82,6 +84,11 @@ class Projection:
             index=index,
             widths=self.widths,
         )
+
+
+def _joined(weights: list[Tensor]) -> Tensor:
+    # A large head alone is not copied.
+    return weights[0] if len(weights) == 1 else torch.cat(weights)
 
 
 def _joined_bias(layers: Sequence[nn.Linear]) -> Tensor | None:

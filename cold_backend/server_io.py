@@ -10,6 +10,8 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,29 +118,45 @@ def execute_step(step: Step) -> StepResult:
     return StepResult(**outputs)
 
 
+class Outbox:
+    """Sends responses in order, on a thread of its own.
+
+    Each is a round trip to tritonserver's process, and the engine need not wait for it.
+    """
+
+    def __init__(self) -> None:
+        self._sender = ThreadPoolExecutor(1, "outbox")
+
+    def put(self, send: Callable[[], None]) -> None:
+        """Has something sent after everything before it."""
+        self._sender.submit(send)
+
+    def close(self) -> None:
+        """Returns when everything is sent."""
+        self._sender.shutdown()
+
+
 class ResponseSink:
     """Sends a sequence's pieces as responses of `cold`.
 
     Args:
         sender: the request's response sender.
         request: which outputs the client wants.
+        outbox: what sends them.
     """
 
-    def __init__(self, sender: Any, request: GenerationRequest) -> None:
+    def __init__(self, sender: Any, request: GenerationRequest, outbox: Outbox) -> None:
         self._sender = sender
         self._request = request
+        self._outbox = outbox
 
     def send(self, piece: Piece) -> None:
         """See `Sink`."""
-        outputs = _outputs(piece, self._request)
-        response = pb_utils.InferenceResponse(
-            [pb_utils.Tensor(name, array[None]) for name, array in outputs.items()]
-        )
-        _send(self._sender, response, _FINAL if piece.finish_reason else 0)
+        self._outbox.put(partial(_send_piece, self._sender, self._request, piece))
 
     def fail(self, error: ColdError) -> None:
         """See `Sink`."""
-        refuse(self._sender, error)
+        self._outbox.put(partial(refuse, self._sender, error))
 
     def is_cancelled(self) -> bool:
         """See `Sink`."""
@@ -148,6 +166,14 @@ class ResponseSink:
 def refuse(sender: Any, error: ColdError) -> None:
     """Ends a request of `cold` with an error."""
     _send(sender, pb_utils.InferenceResponse(error=_triton_error(error)), _FINAL)
+
+
+def _send_piece(sender: Any, request: GenerationRequest, piece: Piece) -> None:
+    outputs = _outputs(piece, request)
+    response = pb_utils.InferenceResponse(
+        [pb_utils.Tensor(name, array[None]) for name, array in outputs.items()]
+    )
+    _send(sender, response, _FINAL if piece.finish_reason else 0)
 
 
 def _send(sender: Any, response: Any, flags: int) -> None:

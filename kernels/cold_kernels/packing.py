@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 _LANES = 16  # kernels/csrc/linear.h
+_PANELS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,7 @@ class Packing:
     """A layout.
 
     Attributes:
-        pack: lays out a matrix [M, N], N even.
+        pack: lays out a matrix [M, N], N even. Mutates: the matrix, whose memory it may keep.
         take_rows: rows [T, N] of a packed matrix, by their numbers [T].
         pack_adapters: lays out adapters' matrices a [L, K, N] and b [L, K, M].
     """
@@ -29,9 +30,15 @@ class Packing:
 def _pack_panels(matrix: Tensor) -> Tensor:
     """[M, N] -> [M / 16, N / 2, 16, 2], or [M / 16, N / 2, 2, 16] in float32."""
     rows, columns = matrix.shape
-    padded = functional.pad(matrix, (0, 0, 0, -rows % _LANES))
+    padded = functional.pad(matrix, (0, 0, 0, -rows % _LANES)) if rows % _LANES else matrix
+    padded = padded.contiguous()
     pairs = padded.view(-1, _LANES, columns // 2, 2)
-    return pairs.permute(_order(matrix)).contiguous()
+    order = _order(matrix)
+    packed = padded.view([pairs.shape[axis] for axis in order])
+    # A panel takes the place of its own rows, so that no second matrix is needed.
+    for old, new in zip(pairs.split(_PANELS_AT_ONCE), packed.split(_PANELS_AT_ONCE), strict=True):
+        new.copy_(old.permute(order).contiguous())
+    return packed
 
 
 def _take_panel_rows(packed: Tensor, rows: Tensor) -> Tensor:

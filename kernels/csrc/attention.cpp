@@ -2,7 +2,6 @@
 //
 // A slot's keys and values of one head are packed matrices (linear.h), keys [C, D] and values, the
 // other way round, [D, C]: so both of attention's products are those of a linear layer.
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -11,6 +10,7 @@
 
 #include "layer.h"
 #include "linear.h"
+#include "share.h"
 #include "tensors.h"
 
 namespace cold {
@@ -122,29 +122,27 @@ Tensor attend(const Tensor& qkv, const Tensor& cosine, const Tensor& sine, Tenso
   }
   dispatch(qkv, [&](auto element) {
     using T = decltype(element);
-    at::parallel_for(0, count * heads, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t item = begin; item < end; ++item) {
-        const int64_t r = item / heads, h = item % heads;
-        const int64_t slot = (row[3 * r] * heads + h) * context * width;
-        const T* x = static_cast<const T*>(qkv.const_data_ptr()) + first[r] * qkv.size(1);
-        Head<T>{.query = x + h * group * width,
-                .key = x + (heads * group + h) * width,
-                .value = x + (heads * (group + 1) + h) * width,
-                .stride = qkv.size(1),
-                .out = static_cast<T*>(out.data_ptr()) + first[r] * out.size(1) + h * group * width,
-                .out_stride = out.size(1),
-                .keys = static_cast<T*>(keys.data_ptr()) + slot,
-                .values = static_cast<T*>(values.data_ptr()) + slot,
-                .context = context,
-                .group = group,
-                .width = width,
-                .start = row[3 * r + 1],
-                .length = row[3 * r + 2],
-                .cosine = cosine.const_data_ptr<float>(),
-                .sine = sine.const_data_ptr<float>(),
-                .scale = static_cast<float>(scale)}
-            .attend();
-      }
+    share(count * heads, 1, [&](int64_t item) {
+      const int64_t r = item / heads, h = item % heads;
+      const int64_t slot = (row[3 * r] * heads + h) * context * width;
+      const T* x = static_cast<const T*>(qkv.const_data_ptr()) + first[r] * qkv.size(1);
+      Head<T>{.query = x + h * group * width,
+              .key = x + (heads * group + h) * width,
+              .value = x + (heads * (group + 1) + h) * width,
+              .stride = qkv.size(1),
+              .out = static_cast<T*>(out.data_ptr()) + first[r] * out.size(1) + h * group * width,
+              .out_stride = out.size(1),
+              .keys = static_cast<T*>(keys.data_ptr()) + slot,
+              .values = static_cast<T*>(values.data_ptr()) + slot,
+              .context = context,
+              .group = group,
+              .width = width,
+              .start = row[3 * r + 1],
+              .length = row[3 * r + 2],
+              .cosine = cosine.const_data_ptr<float>(),
+              .sine = sine.const_data_ptr<float>(),
+              .scale = static_cast<float>(scale)}
+          .attend();
     });
   });
   return out;

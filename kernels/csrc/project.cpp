@@ -1,5 +1,4 @@
 // A projection with adapters behind torch's dispatcher; contract: cold_kernels/ops.py.
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -8,6 +7,7 @@
 #include <vector>
 
 #include "linear.h"
+#include "share.h"
 #include "tensors.h"
 
 namespace cold {
@@ -34,10 +34,9 @@ void for_tiles(int64_t rows, int64_t panels, int64_t n, const F& f) {
     const int64_t tile = rows_at_once(end_row - block);
     const int64_t groups = (panels + kPanels - 1) / kPanels;
     const int64_t grain = std::max<int64_t>(1, kGrain / (n * kColumns));
-    at::parallel_for(0, groups, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t g = begin; g < end; ++g)
-        for (int64_t row = block; row < end_row; row += tile)
-          f(row, std::min(tile, end_row - row), g * kPanels, std::min(kPanels, panels - g * kPanels));
+    share(groups, grain, [&](int64_t g) {
+      for (int64_t row = block; row < end_row; row += tile)
+        f(row, std::min(tile, end_row - row), g * kPanels, std::min(kPanels, panels - g * kPanels));
     });
   }
 }
@@ -94,21 +93,18 @@ void shrink_into(T* out, int64_t width, const Tensor& x, const std::vector<Segme
           for (int64_t p = 0; p < segment.ranks / kLanes; ++p)
             items.push_back({&segment, p, adapter, t, count});
     });
-  at::parallel_for(0, items.size(), std::max<int64_t>(1, kGrain / (n * kLanes)),
-                   [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const Item& item = items[i];
-      const Segment& segment = *item.segment;
-      alignas(64) float sums[kRows * kColumns] = {};
-      const int64_t panel = item.adapter * segment.ranks / kLanes + item.panel;
-      multiply(data<T>(x) + item.token * n, n, item.tokens, data<T>(segment.a) + panel * kLanes * n,
-               n, 1, n, sums);
-      for (int64_t t = 0; t < item.tokens; ++t) {
-        float* of_token = sums + t * kColumns;
-        for (int64_t c = 0; c < kLanes; ++c) of_token[c] *= segment.scale[item.adapter];
-        round_to(out + (item.token + t) * width + segment.offset + item.panel * kLanes, of_token,
-                 kLanes);
-      }
+  share(items.size(), std::max<int64_t>(1, kGrain / (n * kLanes)), [&](int64_t i) {
+    const Item& item = items[i];
+    const Segment& segment = *item.segment;
+    alignas(64) float sums[kRows * kColumns] = {};
+    const int64_t panel = item.adapter * segment.ranks / kLanes + item.panel;
+    multiply(data<T>(x) + item.token * n, n, item.tokens, data<T>(segment.a) + panel * kLanes * n,
+             n, 1, n, sums);
+    for (int64_t t = 0; t < item.tokens; ++t) {
+      float* of_token = sums + t * kColumns;
+      for (int64_t c = 0; c < kLanes; ++c) of_token[c] *= segment.scale[item.adapter];
+      round_to(out + (item.token + t) * width + segment.offset + item.panel * kLanes, of_token,
+               kLanes);
     }
   });
 }

@@ -22,6 +22,7 @@ class TritonPythonModel:
         execute = server_io.execute_step
         if is_fused(settings):
             execute = thread.submit(load_fused, settings).result().execute
+        self._outbox = server_io.Outbox()
         self._engine = Engine(execute, scheduler, settings.max_queue)
         self._running = thread.submit(self._engine.run)
         server_io.when_server_stops(args, self._stop)
@@ -36,8 +37,9 @@ class TritonPythonModel:
     def _stop(self):
         self._engine.close()
         self._running.result()
+        self._outbox.close()
 
     def _take(self, inputs, sender):
         request = self._parser.parse(inputs)
-        sink = server_io.ResponseSink(sender, request)
+        sink = server_io.ResponseSink(sender, request, self._outbox)
         self._engine.submit(Sequence(request, sink, self._tokenizer))
