@@ -176,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         add(f"--{kind}-port", type=int, metavar="PORT", help=f"default: {port}")
     add("--device", choices=DEVICES, help="default: auto, an NPU, else a GPU, else the CPU")
     add("--dtype", choices=DTYPES, help="default: auto, float32 on a CPU, else bfloat16")
-    add("--execution", choices=EXECUTIONS, help="default: ensemble")
+    add("--execution", choices=EXECUTIONS, help="default: auto, fused on one device")
     add("--max-sequences", type=int, metavar="N", help="requests that run at once; default: 16")
     add(
         "--max-context",
@@ -186,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--max-step-tokens", type=int, metavar="N", help="tokens of one step; default: 256")
     add("--max-queue", type=int, metavar="N", help="requests that may wait; default: 256")
-    add("--threads", type=int, metavar="N", help="CPU threads of each language model")
+    add("--threads", type=int, metavar="N", help="CPU threads; of each language model in an ensemble")
     add("--kernels", metavar="NAME", help="implementation of the ops; default: auto")
     add("--verbose", action="store_true", help="show tritonserver's own log")
     add("--version", action="version", version=f"%(prog)s {__version__}")

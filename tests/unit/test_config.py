@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from cold_backend.adapters import check_fit, load_adapter
 from cold_backend.checkpoint import empty_model, load_config
-from cold_backend.config import Settings, load_settings, settings_from
+from cold_backend.config import EXECUTIONS, Settings, load_settings, settings_from
 from cold_backend.errors import ConfigError
+from cold_backend.loading import is_fused
 from cold_backend.server.cli import main
+from cold_backend.server.repository import write_repository
 from tests.families import make_adapter, make_model
 
 
@@ -45,6 +47,21 @@ def test_settings_survive_a_file(tmp_path: Path) -> None:
     assert loaded == settings
     assert loaded.adapter_names == ("b", "a")
     assert loaded.default_adapter == "b"
+
+
+def test_which_execution_and_which_models_of_the_repository(tmp_path: Path) -> None:
+    chosen = {
+        execution: is_fused(Settings(base_model="m", device="cpu", execution=execution))
+        for execution in EXECUTIONS
+    }
+    assert chosen == {"auto": True, "fused": True, "ensemble": False}
+    for fused in (True, False):
+        target = tmp_path / str(fused)
+        target.mkdir()
+        write_repository(target, Settings(base_model="m"), Path("s"), Path("l"), fused=fused)
+    assert {path.name for path in (tmp_path / "True").iterdir()} == {"cold"}
+    ensemble = {"cold", "cold_step", "base_lm", "adapter_lm", "cold_decoder"}
+    assert {path.name for path in (tmp_path / "False").iterdir()} == ensemble
 
 
 def test_adapter_of_another_model(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from peft import PeftModel
 from cold_backend.adapters import check_fit, load_adapter
 from cold_backend.checkpoint import empty_model, load_config, load_model
 from cold_backend.contract import Reads, Row
+from cold_backend.decoder import is_lean
 from cold_backend.language_model import LanguageModel
 from cold_backend.loading import network_of
 from cold_kernels import load_ops
@@ -88,6 +89,43 @@ def test_packed_steps_equal_plain_forwards(family: str, tmp_path: Path) -> None:
     torch.testing.assert_close(more[0], plain[7], atol=2e-4, rtol=1e-4)
     torch.testing.assert_close(more[1], adapted[39], atol=2e-4, rtol=1e-4)
     assert (adapted[38] - reference(base, first)[38]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("kernels", ["native", "reference"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
+def test_expert_and_base_in_one_forward(family: str, kernels: str, tmp_path: Path) -> None:
+    """A row for both, one for the expert alone and one for the base alone, in two steps."""
+    base = make_model(family, tmp_path / "base")
+    adapters = {"one": make_adapter(base, tmp_path / "adapter")}
+    both = packed(base, adapters, (Reads.EXPERT, Reads.BASE), kernels)
+    expert, amateur = packed(base, adapters), packed(base, readers=(Reads.BASE,))
+
+    def step(start: int, length: int, seed: int) -> None:
+        common = {Row.START: start, Row.LENGTH: length, Row.ADAPTER: 0}
+        of_step = rows(
+            common | {Row.SLOT: 3},
+            common | {Row.SLOT: 0, Row.READS: int(Reads.EXPERT)},
+            common | {Row.SLOT: 1, Row.READS: int(Reads.BASE), Row.ADAPTER: -1},
+        )
+        tokens = np.array(prompt(3 * length, seed))
+        together = both.forward(tokens, of_step)
+        alone = [model.forward(tokens, of_step)[0] for model in (expert, amateur)]
+        assert [len(logits) for logits in together] == [2, 2]
+        torch.testing.assert_close(together, tuple(alone), atol=2e-5, rtol=1e-5)
+        assert (together[0][0] - together[1][0]).abs().max() > 0.1
+
+    step(0, 9, 1)
+    step(9, 1, 2)
+
+
+def test_which_models_run_lean(tmp_path: Path) -> None:
+    lean = {
+        family
+        for family in FAMILIES
+        if is_lean(load_config(str(make_model(family, tmp_path / family))), (), CONTEXT)
+    }
+    # This Mistral's sliding window is shorter than the context.
+    assert lean == {"llama", "qwen2", "qwen3"}
 
 
 ADAPTER_KINDS: dict[str, dict[str, Any]] = {
