@@ -186,7 +186,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--max-step-tokens", type=int, metavar="N", help="tokens of one step; default: 256")
     add("--max-queue", type=int, metavar="N", help="requests that may wait; default: 256")
-    add("--threads", type=int, metavar="N", help="CPU threads; of each language model in an ensemble")
+    add(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="CPU threads; of each language model in an ensemble",
+    )
     add("--kernels", metavar="NAME", help="implementation of the ops; default: auto")
     add("--verbose", action="store_true", help="show tritonserver's own log")
     add("--version", action="version", version=f"%(prog)s {__version__}")
