@@ -35,8 +35,8 @@ def _pack_panels(matrix: Tensor) -> Tensor:
     pairs = padded.view(-1, _LANES, columns // 2, 2)
     order = _order(matrix)
     packed = padded.view([pairs.shape[axis] for axis in order])
-    # A panel takes the place of its own rows, so that no second matrix is needed. Few at once: large
-    # temporaries, freed, leave holes in the heap.
+    # A panel takes the place of its own rows, so that no second matrix is needed. Few at once:
+    # large temporaries, freed, leave holes in the heap.
     for old, new in zip(pairs.split(_PANELS_AT_ONCE), packed.split(_PANELS_AT_ONCE), strict=True):
         new.copy_(old.permute(order).contiguous())
     return packed
