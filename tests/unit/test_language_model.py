@@ -111,7 +111,7 @@ def test_expert_and_base_in_one_forward(family: str, kernels: str, tmp_path: Pat
         together = both.forward(tokens, of_step)
         alone = [model.forward(tokens, of_step)[0] for model in (expert, amateur)]
         assert [len(logits) for logits in together] == [2, 2]
-        torch.testing.assert_close(together, tuple(alone), atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(together, tuple(alone), atol=1e-4, rtol=1e-4)
         assert (together[0][0] - together[1][0]).abs().max() > 0.1
 
     step(0, 9, 1)
