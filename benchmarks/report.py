@@ -66,11 +66,11 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
     left.bar_label(bars, fmt="%.0f", label_type="center", color="white")
     left.invert_yaxis()
     left.set_xlabel("ms per token, 1 stream (median; line: min to max)")
-    for name in names:
+    for name in dict.fromkeys(row.arm for row in rows if row.streams > 1):
         points = [(row.streams, row.tokens_per_s) for row in rows if row.arm == name]
         right.plot(*zip(*points, strict=True), marker="o", label=name)
     right.set_xticks(sorted({row.streams for row in rows}))
-    right.set_xlabel("streams at once (arms without a server: 1 only)")
+    right.set_xlabel("streams at once")
     right.set_ylabel("tokens per second, all streams")
     right.set_ylim(bottom=0)
     right.legend(fontsize="small")
@@ -80,7 +80,7 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
 
 
 def _colour(arm: str) -> str:
-    return "tab:blue" if arm.startswith("server") else "tab:gray"
+    return "tab:blue" if arm.startswith(("server", "ensemble", "in_process")) else "tab:gray"
 
 
 def _shown_arguments() -> list[str]:
