@@ -8,6 +8,7 @@ Arms: `cold`; `base_forward` and `adapter_forward`, the steps of each language m
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ from measure import Generate, Generated
 from naive import ALPHA, BETA
 from resident import answer_questions
 
+from cold_backend.admission import Admission
 from cold_backend.config import Settings, load_settings
 from cold_backend.contract import Int32Array, Reads, Row
 from cold_backend.engine import Engine
@@ -31,6 +33,7 @@ from cold_backend.request import GenerationRequest, RequestParser
 from cold_backend.scheduler import Scheduler
 from cold_backend.sequence import Piece
 from cold_backend.sequence import Sequence as Running
+from cold_backend.telemetry import Telemetry
 
 
 def main() -> None:
@@ -65,7 +68,9 @@ class Decoding:
 
     def generate(self, prompts: Sequence[list[int]], tokens: int) -> list[Generated]:
         scheduler = Scheduler(self._settings.max_sequences, self._settings.max_step_tokens)
-        engine = Engine(self._execute, scheduler, len(prompts))  # type: ignore[arg-type]
+        admission = Admission(len(prompts), max_wait_s=math.inf)
+        telemetry = Telemetry(self._settings)
+        engine = Engine(self._execute, scheduler, admission, telemetry)  # type: ignore[arg-type]
         sinks = [_Record() for _ in prompts]
         for prompt, sink in zip(prompts, sinks, strict=True):
             engine.submit(Running(self._request(prompt, tokens), sink, self._tokenizer))

@@ -15,6 +15,7 @@ from cold_backend.errors import ConfigError
 DEVICES = ("auto", "cpu", "cuda", "npu")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 EXECUTIONS = ("auto", "ensemble", "fused")
+LOG_FORMATS = ("text", "json")
 
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -34,8 +35,12 @@ class Settings:
         max_context: tokens that a slot holds, prompt and output together.
         max_step_tokens: tokens of one step over all sequences; longer prompts are cut in chunks.
         max_queue: requests that may wait for a slot.
+        max_wait_s: how long a request may wait for a slot, in seconds.
+        drain_timeout_s: how long running requests may go on after SIGTERM, in seconds.
         threads: CPU threads of each model process that computes; 0 shares the cores among them.
         kernels: implementation of the ops in cold_kernels; `auto` takes the best for the device.
+        log_format: one of LOG_FORMATS.
+        log_prompts: write prompts into the log.
     """
 
     base_model: str
@@ -48,8 +53,12 @@ class Settings:
     max_context: int = 2048
     max_step_tokens: int = 256
     max_queue: int = 256
+    max_wait_s: float = 30.0
+    drain_timeout_s: float = 30.0
     threads: int = 0
     kernels: str = "auto"
+    log_format: str = "text"
+    log_prompts: bool = False
 
     def __post_init__(self) -> None:
         _one_of("device", self.device, DEVICES)
@@ -59,7 +68,10 @@ class Settings:
         _within("max_context", self.max_context, 2, 1 << 20)
         _within("max_step_tokens", self.max_step_tokens, self.max_sequences, 1 << 20)
         _within("max_queue", self.max_queue, 1, 1 << 20)
+        _within("max_wait_s", self.max_wait_s, 0.1, 86400)
+        _within("drain_timeout_s", self.drain_timeout_s, 0, 86400)
         _within("threads", self.threads, 0, 1024)
+        _one_of("log_format", self.log_format, LOG_FORMATS)
         for name in self.adapters:
             if not _ADAPTER_NAME.fullmatch(name):
                 raise ConfigError(
@@ -134,6 +146,12 @@ def _check_type(name: str, value: object, annotation: str) -> None:
     elif annotation == "int":
         good = isinstance(value, int) and not isinstance(value, bool)
         wanted = "an integer"
+    elif annotation == "float":
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+        wanted = "a number"
+    elif annotation == "bool":
+        good = isinstance(value, bool)
+        wanted = "true or false"
     else:
         good = isinstance(value, str)
         wanted = "a string"
@@ -146,6 +164,6 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ConfigError(f"{name}: must be one of {', '.join(allowed)}, got {value!r}")
 
 
-def _within(name: str, value: int, low: int, high: int) -> None:
+def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ConfigError(f"{name}: must be between {low} and {high}, got {value}")

@@ -5,24 +5,26 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
+from cold_backend.admission import Admission
 from cold_backend.contract import LogProb, Pick, Step, StepResult
 from cold_backend.errors import (
     ColdError,
-    QueueFullError,
+    DeadlineError,
     RequestCancelledError,
     ShuttingDownError,
     StepError,
 )
 from cold_backend.scheduler import Chunk, Scheduler, build_step
 from cold_backend.sequence import FinishReason, Sequence, Token
+from cold_backend.telemetry import Load, Telemetry
+from cold_backend.waiting import WaitingQueue
 
 _log = logging.getLogger(__name__)
 
 # Asking whether a request was cancelled costs a round trip to the server's process.
-CANCEL_CHECK_INTERVAL_S = 0.1
+CHECK_INTERVAL_S = 0.1
 
 
 class Engine:
@@ -35,33 +37,49 @@ class Engine:
         execute: does one decoding step, in place of which anything may stand that keeps the
             step contract.
         scheduler: slots and chunks.
-        max_queue: sequences that may wait for a slot.
+        admission: what may wait for a slot.
+        telemetry: is told what happens.
     """
 
     def __init__(
-        self, execute: Callable[[Step], StepResult], scheduler: Scheduler, max_queue: int
+        self,
+        execute: Callable[[Step], StepResult],
+        scheduler: Scheduler,
+        admission: Admission,
+        telemetry: Telemetry,
     ) -> None:
         self._execute = execute
         self._scheduler = scheduler
-        self._max_queue = max_queue
-        self._waiting: deque[Sequence] = deque()
+        self._admission = admission
+        self._telemetry = telemetry
+        self._waiting = WaitingQueue()
         self._changed = threading.Condition()
-        self._closing = False
-        self._next_cancel_check = 0.0
+        self._draining = self._closing = False
+        self._next_check_s = 0.0
 
     def submit(self, sequence: Sequence) -> None:
         """Accepts a sequence; from then on the engine ends it, one way or another.
 
         Raises:
-            QueueFullError: max_queue sequences wait already.
-            ShuttingDownError: the engine was closed.
+            OverloadedError: it could not be served in time.
+            ShuttingDownError: the engine is to stop.
         """
+        request = sequence.request
         with self._changed:
-            if self._closing:
+            if self._draining or self._closing:
                 raise ShuttingDownError
-            if len(self._waiting) >= self._max_queue:
-                raise QueueFullError(f"the queue is full: {self._max_queue} requests are waiting")
-            self._waiting.append(sequence)
+            self._admission.check(
+                waiting=len(self._waiting),
+                ahead=self._waiting.ahead_of(request.priority),
+                deadline_s=request.deadline_s,
+            )
+            self._waiting.put(sequence)
+            self._changed.notify()
+
+    def drain(self) -> None:
+        """Accepts nothing more, and has `run` return when everything accepted has ended."""
+        with self._changed:
+            self._draining = True
             self._changed.notify()
 
     def close(self) -> None:
@@ -71,36 +89,56 @@ class Engine:
             self._changed.notify()
 
     def run(self) -> None:
-        """Works until the engine is closed."""
+        """Works until the engine is closed, or drained."""
         while self._wait_for_work():
             self.step()
-        for sequence in [*self._scheduler.running, *self._take_waiting()]:
+        for sequence in [*self._scheduler.running, *self._waiting]:
             self._fail(sequence, ShuttingDownError())
+
+    def load(self) -> Load:
+        """How busy it is; may be called from any thread."""
+        running = [*self._scheduler.running]
+        return Load(len(running), len(self._waiting), sum(s.fed for s in running))
 
     def step(self) -> None:
         """One token for every sequence that generates, a chunk of every prompt that fits."""
-        self._end_cancelled()
+        begun_s = time.monotonic()
+        self._end_unwanted(begun_s)
         self._admit()
         chunks = self._scheduler.plan()
         if chunks:
-            self._advance(chunks)
+            self._advance(chunks, begun_s)
 
     def _wait_for_work(self) -> bool:
+        def has_work() -> bool:
+            return bool(self._waiting or self._scheduler.running)
+
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._closing or self._waiting or self._scheduler.running
-            )
-            return not self._closing
+            self._changed.wait_for(lambda: has_work() or self._draining or self._closing)
+            return has_work() and not self._closing
 
     def _admit(self) -> None:
         with self._changed:
             while self._waiting and self._scheduler.has_room:
-                self._scheduler.admit(self._waiting.popleft())
+                now_s = time.monotonic()
+                sequence = self._waiting.take(now_s)
+                sequence.admitted_s = now_s
+                self._scheduler.admit(sequence)
+                self._waiting.charge(sequence.request.adapter, len(sequence.request.prompt))
+                self._telemetry.admitted(sequence)
 
-    def _advance(self, chunks: list[Chunk]) -> None:
+    def _advance(self, chunks: list[Chunk], begun_s: float) -> None:
         """Executes a step; if it fails, so do the sequences in it, and only they."""
         try:
-            self._deliver(chunks, self._execute(build_step(chunks)))
+            step = build_step(chunks)
+            planned_s = time.monotonic()
+            result = self._execute(step)
+            executed_s = time.monotonic()
+            self._deliver(chunks, result, executed_s)
+            delivered_s = time.monotonic()
+            self._telemetry.stepped(
+                planned_s - begun_s, executed_s - planned_s, delivered_s - executed_s
+            )
         except Exception:
             # Whatever went wrong below, requests must end and the loop must go on.
             _log.exception("a decoding step failed")
@@ -108,7 +146,7 @@ class Engine:
                 if chunk.sequence.slot >= 0:
                     self._fail(chunk.sequence, StepError("the decoding step failed"))
 
-    def _deliver(self, chunks: list[Chunk], result: StepResult) -> None:
+    def _deliver(self, chunks: list[Chunk], result: StepResult, now_s: float) -> None:
         emitting = [chunk.sequence for chunk in chunks if chunk.emits]
         for chunk in chunks:
             chunk.sequence.fed += chunk.length
@@ -124,35 +162,47 @@ class Engine:
                 expert_token=pick[Pick.EXPERT_TOKEN],
                 valid_count=pick[Pick.VALID_COUNT],
             )
-            self._send(sequence, sequence.accept(token))
+            reason = sequence.accept(token, now_s)
+            self._waiting.charge(sequence.request.adapter, 1)
+            self._telemetry.picked(sequence, token)
+            self._send(sequence, reason)
 
     def _send(self, sequence: Sequence, reason: FinishReason | None) -> None:
         if reason is not None:
-            self._scheduler.release(sequence)
+            self._leave(sequence, reason)
         sequence.send(reason)
 
     def _fail(self, sequence: Sequence, error: ColdError) -> None:
-        if sequence.slot >= 0:
-            self._scheduler.release(sequence)
+        self._leave(sequence, error)
         sequence.sink.fail(error)
 
-    def _end_cancelled(self) -> None:
-        now = time.monotonic()
-        if now < self._next_cancel_check:
+    def _leave(self, sequence: Sequence, end: FinishReason | ColdError) -> None:
+        """Takes a sequence out of wherever it is, before its last response."""
+        now_s = time.monotonic()
+        with self._changed:
+            if sequence.slot < 0:
+                self._waiting.remove(sequence)
+            else:
+                self._scheduler.release(sequence)
+                self._admission.slot_released(now_s, waiting=bool(self._waiting))
+        self._telemetry.ended(sequence, end, now_s)
+
+    def _end_unwanted(self, now_s: float) -> None:
+        """Ends what was cancelled or has run out of time."""
+        if now_s < self._next_check_s:
             return
         for sequence in [*self._scheduler.running]:
             if sequence.sink.is_cancelled():
                 self._send(sequence, FinishReason.CANCELLED)
-        for sequence in self._take_waiting(cancelled=True):
-            sequence.sink.fail(RequestCancelledError())
-        self._next_cancel_check = time.monotonic() + CANCEL_CHECK_INTERVAL_S
-
-    def _take_waiting(self, *, cancelled: bool = False) -> list[Sequence]:
-        """Removes sequences from the queue and returns them: all, or the cancelled ones."""
+            elif now_s > sequence.deadline_s:
+                self._fail(sequence, DeadlineError(sequence.request.deadline_s))
         with self._changed:
             waiting = [*self._waiting]
-        taken = [s for s in waiting if not cancelled or s.sink.is_cancelled()]
-        with self._changed:
-            for sequence in taken:
-                self._waiting.remove(sequence)
-        return taken
+        for sequence in waiting:
+            if sequence.sink.is_cancelled():
+                self._fail(sequence, RequestCancelledError())
+            elif now_s > sequence.deadline_s:
+                self._fail(sequence, DeadlineError(sequence.request.deadline_s))
+            elif now_s > sequence.accepted_s + self._admission.max_wait_s:
+                self._fail(sequence, self._admission.waited_too_long(len(waiting)))
+        self._next_check_s = time.monotonic() + CHECK_INTERVAL_S

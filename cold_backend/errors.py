@@ -3,7 +3,8 @@
 ColdError
 ├── InvalidRequestError     INVALID_ARGUMENT   the request is malformed; names the field
 ├── UnknownAdapterError     NOT_FOUND          no adapter of that name is served
-├── QueueFullError          UNAVAILABLE        too many requests are waiting
+├── OverloadedError         UNAVAILABLE        the queue is full, or the wait too long
+├── DeadlineError           DEADLINE_EXCEEDED  the request's deadline has passed
 ├── ShuttingDownError       UNAVAILABLE        the server is stopping
 ├── RequestCancelledError   CANCELLED          the client went away before the request started
 ├── StepError               INTERNAL           a decoding step failed; details are in the log
@@ -15,6 +16,7 @@ ColdError
 from __future__ import annotations
 
 import enum
+import math
 from typing import ClassVar
 
 
@@ -24,6 +26,7 @@ class ErrorCode(enum.Enum):
     INVALID_ARGUMENT = "invalid_argument"
     NOT_FOUND = "not_found"
     UNAVAILABLE = "unavailable"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
     CANCELLED = "cancelled"
     INTERNAL = "internal"
 
@@ -55,10 +58,27 @@ class UnknownAdapterError(ColdError):
     code = ErrorCode.NOT_FOUND
 
 
-class QueueFullError(ColdError):
-    """The waiting queue has reached its limit."""
+class OverloadedError(ColdError):
+    """The request could not be served in time.
+
+    Args:
+        reason: why.
+        retry_s: after how many seconds trying again may help, about.
+    """
 
     code = ErrorCode.UNAVAILABLE
+
+    def __init__(self, reason: str, retry_s: float) -> None:
+        super().__init__(f"{reason}; try again in about {max(1, math.ceil(retry_s))} s")
+
+
+class DeadlineError(ColdError):
+    """The answer was not complete in the time that the client gave it."""
+
+    code = ErrorCode.DEADLINE_EXCEEDED
+
+    def __init__(self, deadline_s: float) -> None:
+        super().__init__(f"deadline_s: the answer was not complete after {deadline_s:g} s")
 
 
 class ShuttingDownError(ColdError):

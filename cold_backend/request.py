@@ -61,6 +61,8 @@ class GenerationRequest:
         adapter: adapter index, -1 with `decoding` base.
         bad_words: token sequences that must not come up.
         echo: text to put before the output.
+        priority: 0 is served first, 2 last.
+        deadline_s: seconds from acceptance to the end of the answer; may be infinite.
     """
 
     prompt: tuple[int, ...]
@@ -73,6 +75,8 @@ class GenerationRequest:
     ignore_eos: bool
     stream: bool
     echo: str
+    priority: int
+    deadline_s: float
     return_log_probs: bool
     return_finish_reason: bool
     return_num_input_tokens: bool
@@ -123,6 +127,8 @@ class RequestParser:
             ignore_eos=_flag(inputs, "ignore_eos", False),
             stream=_flag(inputs, "stream", False),
             echo="" if excluded else self._echo(inputs, prompt),
+            priority=_integer(inputs, "priority", 1, 0, 2),
+            deadline_s=_deadline(inputs),
             return_log_probs=_flag(inputs, "return_log_probs", False),
             return_finish_reason=_flag(inputs, "return_finish_reason", False),
             return_num_input_tokens=_flag(inputs, "return_num_input_tokens", False),
@@ -202,6 +208,12 @@ def _sampling(inputs: Inputs) -> Sampling:
         frequency_penalty=_number(inputs, "frequency_penalty", 0, -2, 2),
         seed=int(inputs["seed"].item()) if "seed" in inputs else secrets.randbits(64),
     )
+
+
+def _deadline(inputs: Inputs) -> float:
+    if "deadline_s" not in inputs:
+        return _INFINITY
+    return _number(inputs, "deadline_s", 0, 0, _INFINITY, open_low=True)
 
 
 def _number(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
@@ -71,20 +72,39 @@ class Sequence:
         request: what was asked for.
         sink: where the answer goes.
         tokenizer: the base model's.
+        request_id: what the client calls it.
+
+    Times are those of time.monotonic, NaN before what they tell of has happened.
     """
 
-    def __init__(self, request: GenerationRequest, sink: Sink, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, request: GenerationRequest, sink: Sink, tokenizer: Tokenizer, request_id: str = ""
+    ) -> None:
         self.request = request
         self.sink = sink
+        self.request_id = request_id
+        self.accepted_s = time.monotonic()
+        self.admitted_s = self.first_token_s = float("nan")
         self.slot = -1
         self.fed = 0  # tokens that the KV cache holds
         self.tokens = list(request.prompt)
         self._eos_ids = tokenizer.eos_ids
+        self._decode = tokenizer.decode
         self._detokenizer = Detokenizer(tokenizer.decode, request.prompt)
         self._stop_words = StopWords(request.stop_words)
         self._counts = Counter(dict.fromkeys(request.prompt, 0))
         self._text = request.echo  # not sent yet
         self._unsent: list[Token] = []
+
+    @property
+    def deadline_s(self) -> float:
+        """When the answer must be complete; infinity without a deadline."""
+        return self.accepted_s + self.request.deadline_s
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt as text."""
+        return self._decode(list(self.request.prompt))
 
     @property
     def pending(self) -> int:
@@ -113,11 +133,13 @@ class Sequence:
         """How often each token stands in the output; tokens of the prompt alone have 0."""
         return self._counts
 
-    def accept(self, token: Token) -> FinishReason | None:
+    def accept(self, token: Token, now_s: float) -> FinishReason | None:
         """Adds the picked token; says whether and why the sequence ends with it.
 
         Mutates: tokens and the text to be sent.
         """
+        if not self.output_length:
+            self.first_token_s = now_s
         self.tokens.append(token.id)
         self._counts[token.id] += 1
         self._unsent.append(token)

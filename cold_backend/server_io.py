@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,18 +20,24 @@ import triton_python_backend_utils as pb_utils
 from cold_backend.config import Settings, load_settings
 from cold_backend.contract import STEP_MODEL, Step, StepResult
 from cold_backend.errors import ColdError, ErrorCode, StepError
+from cold_backend.logs import set_up_log
+from cold_backend.metrics import FAMILIES, Changes, Family, Labels
+from cold_backend.outbox import Outbox
 from cold_backend.request import GenerationRequest
 from cold_backend.sequence import Piece, Token
+from cold_backend.telemetry import Load, Telemetry
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 _log = logging.getLogger(__name__)
+PUBLISH_INTERVAL_S = 0.5
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 # By name: tritonserver completes its module only after the models have been imported.
 _CODES = {
     ErrorCode.INVALID_ARGUMENT: "INVALID_ARG",
     ErrorCode.NOT_FOUND: "NOT_FOUND",
     ErrorCode.UNAVAILABLE: "UNAVAILABLE",
+    ErrorCode.DEADLINE_EXCEEDED: "UNAVAILABLE",  # tritonserver has no code of that name
     ErrorCode.CANCELLED: "CANCELLED",
     ErrorCode.INTERNAL: "INTERNAL",
 }
@@ -48,28 +52,38 @@ def start(args: dict[str, str]) -> Settings:
     Raises:
         ConfigError: the settings are unreadable.
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format=f"{args['model_name']}: %(message)s"
-    )
-    return load_settings(Path(_parameter(args, "settings")))
+    settings = load_settings(Path(_parameter(args, "settings")))
+    set_up_log(args["model_name"], settings.log_format)
+    return settings
 
 
-def when_server_stops(args: dict[str, str], act: Callable[[], None]) -> None:
-    """Calls `act` on a thread of its own when `cold-server` begins to stop.
+def restarts(args: dict[str, str]) -> int:
+    """How often `cold-server` has restarted the models."""
+    return int(_parameter(args, "restarts"))
+
+
+def when_server_stops(
+    args: dict[str, str], drain: Callable[[], None], stop: Callable[[], None]
+) -> None:
+    """Calls `drain` and `stop`, on a thread of its own, when `cold-server` wants them.
 
     tritonserver itself would first wait for the very streams that have to be ended. So
-    `cold-server` keeps a named pipe open whose end is the signal, and waits until the pipe is
-    removed, which says that `act` is done.
+    `cold-server` keeps a named pipe open: a byte in it asks to drain, its end to stop.
     """
     path = Path(_parameter(args, "lifeline"))
 
     def watch() -> None:
-        with path.open("rb") as pipe:
-            pipe.read()
-        act()
-        path.unlink(missing_ok=True)
+        with path.open("rb", buffering=0) as pipe:
+            while pipe.read(1):
+                drain()
+        stop()
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def say_stopped(args: dict[str, str]) -> None:
+    """Tells `cold-server`, by removing the pipe, that every request has had its last response."""
+    Path(_parameter(args, "lifeline")).unlink(missing_ok=True)
 
 
 def read_tensors(request: Any) -> Arrays:
@@ -77,16 +91,18 @@ def read_tensors(request: Any) -> Arrays:
     return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
 
-def accept(request: Any, take: Callable[[Arrays, Any], None]) -> None:
-    """Hands a request of `cold` on, with its response sender; refuses it if that raises."""
+def accept(request: Any, take: Callable[[Arrays, Any, str], None], telemetry: Telemetry) -> None:
+    """Hands a request of `cold` on, with its response sender and id; refuses it if that raises."""
     sender = request.get_response_sender()
     try:
-        take(read_tensors(request), sender)
-    except ColdError as error:
-        refuse(sender, error)
+        return take(read_tensors(request), sender, request.request_id())
+    except ColdError as raised:
+        error = raised
     except Exception:
         _log.exception("a request could not be accepted")
-        refuse(sender, ColdError("internal error"))
+        error = ColdError("internal error")
+    telemetry.refused(error, request.request_id())
+    refuse(sender, error)
 
 
 def answer(requests: Iterable[Any], compute: Callable[[Arrays], Arrays]) -> list[Any]:
@@ -118,22 +134,51 @@ def execute_step(step: Step) -> StepResult:
     return StepResult(**outputs)
 
 
-class Outbox:
-    """Sends responses in order, on a thread of its own.
+class Publisher:
+    """Hands metrics to tritonserver, on a thread of its own.
 
-    Each is a round trip to tritonserver's process, and the engine need not wait for it.
+    Args:
+        telemetry: has the metrics.
+        load: says how busy the engine is.
     """
 
-    def __init__(self) -> None:
-        self._sender = ThreadPoolExecutor(1, "outbox")
-
-    def put(self, send: Callable[[], None]) -> None:
-        """Has something sent after everything before it."""
-        self._sender.submit(send)
+    def __init__(self, telemetry: Telemetry, load: Callable[[], Load]) -> None:
+        self._telemetry = telemetry
+        self._load = load
+        self._families = {family: _register(family) for family in FAMILIES}
+        self._metrics: dict[tuple[Family, Labels], Any] = {}
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
-        """Returns when everything is sent."""
-        self._sender.shutdown()
+        """Publishes for the last time."""
+        self._closing.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            # Every value is a round trip to tritonserver's process.
+            closing = self._closing.wait(PUBLISH_INTERVAL_S)
+            self._telemetry.sample(self._load())
+            self._publish(self._telemetry.metrics.take())
+
+    def _publish(self, changes: Changes) -> None:
+        for (family, labels), value in changes.counts.items():
+            self._metric(family, labels).increment(value)
+        for family, level in changes.gauges.items():
+            self._metric(family).set(level)
+        for family, values in changes.observations.items():
+            for seconds in values:
+                self._metric(family).observe(seconds)
+
+    def _metric(self, family: Family, labels: Labels = ()) -> Any:
+        if (family, labels) not in self._metrics:
+            named = dict(zip(family.labels, labels, strict=True))
+            buckets = {"buckets": list(family.buckets)} if family.buckets else {}
+            self._metrics[family, labels] = self._families[family].Metric(labels=named, **buckets)
+        return self._metrics[family, labels]
 
 
 class ResponseSink:
@@ -195,6 +240,11 @@ def _answer(request: Any, compute: Callable[[Arrays], Arrays]) -> Any:
     return pb_utils.InferenceResponse(
         [pb_utils.Tensor(name, array) for name, array in outputs.items()]
     )
+
+
+def _register(family: Family) -> Any:
+    kind = getattr(pb_utils.MetricFamily, family.kind.name)
+    return pb_utils.MetricFamily(name=family.name, description=family.help, kind=kind)
 
 
 def _triton_error(error: ColdError) -> Any:

@@ -4,7 +4,7 @@ ColdClientError
 ├── InvalidRequest      the request is malformed; `field` names the input, if known
 ├── AdapterNotFound     no adapter of that name is served
 ├── ServerUnavailable   refused connection, full queue, shutting down, model not loaded
-├── RequestTimeout      `timeout_s` passed
+├── RequestTimeout      `timeout_s`, or the request's own `deadline_s`, passed
 ├── RequestCancelled    the request was cancelled before it ended
 ├── ServerError         the server failed; the details are in its log
 └── ProtocolError       the answer is not what docs/protocol.md describes, or was cut off
@@ -87,7 +87,9 @@ _FROM_HTTP: dict[int, type[ColdClientError]] = {
 _FIELDS = frozenset(field.name for field in fields(Request)) | {"stream"}
 _FIELD = re.compile(r"([a-z_]+): ")
 # How the server ends the text of an error: neither of its protocols carries a status all the time.
-_CODE = re.compile(r" \[(invalid_argument|not_found|unavailable|cancelled|internal)\]$")
+_CODE = re.compile(
+    r" \[(invalid_argument|not_found|unavailable|deadline_exceeded|cancelled|internal)\]$"
+)
 
 
 def from_grpc(code: str, message: str) -> ColdClientError:
@@ -136,8 +138,8 @@ def _error(kind: type[ColdClientError], message: str) -> ColdClientError:
     message = message or "no details"
     if kind is InvalidRequest:
         return InvalidRequest(message, field=_field(message))
-    # tritonserver itself says NOT_FOUND when the model is not loaded; no adapter is at fault then.
-    if kind is AdapterNotFound and "unknown model" in message:
+    # What tritonserver itself says of a model that is not loaded, or no longer.
+    if not code and "unknown model" in message:
         return ServerUnavailable(message)
     return kind(message)
 

@@ -38,6 +38,8 @@ class Request:
     bad_words: Sequence[str] | None = None
     ignore_eos: bool | None = None
     exclude_input_in_output: bool | None = None
+    deadline_s: float | None = None
+    priority: int | None = None
     return_log_probs: bool | None = None
     return_finish_reason: bool | None = True
     return_num_input_tokens: bool | None = True

@@ -6,8 +6,6 @@ import argparse
 import dataclasses
 import signal
 import sys
-import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,14 @@ from cold_backend.config import (
     DEVICES,
     DTYPES,
     EXECUTIONS,
+    LOG_FORMATS,
     Settings,
     read_settings_file,
     settings_from,
 )
 from cold_backend.errors import ConfigError
-from cold_backend.server.process import Endpoints, ServerProcess, wait_until
+from cold_backend.server.process import Endpoints, ServerProcess
+from cold_backend.server.supervisor import Supervisor
 
 _DEFAULT_CONTEXT = 2048
 _ENDPOINTS = tuple(field.name for field in dataclasses.fields(Endpoints))
@@ -36,7 +36,9 @@ Options override the file. It holds the same settings with underscores:
   equations = "adapters/equations"
 
 What follows a bare -- goes to tritonserver as it is, TLS options for instance.
-Exit code: 0 after Ctrl-C or SIGTERM, 1 if the server cannot start or dies, 2 for bad usage.
+SIGTERM lets running requests end, within the drain timeout; Ctrl-C ends them at once. A server of
+which a process dies is restarted.
+Exit code: 0 after Ctrl-C or SIGTERM, 1 if the server cannot start, 2 for bad usage.
 """
 
 
@@ -53,29 +55,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(settings: Settings, endpoints: Endpoints, *, verbose: bool, extra: Sequence[str]) -> int:
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    def start(restarts: int) -> ServerProcess:
+        usable = _without_broken_adapters(settings) if restarts else settings
+        return ServerProcess(usable, endpoints, verbose=verbose, extra=extra, restarts=restarts)
+
+    def ready(seconds: float) -> None:
+        _say(
+            f"ready after {seconds:.0f} s on {endpoints.host}: HTTP {endpoints.http_port}, "
+            f"gRPC {endpoints.grpc_port}, metrics {endpoints.metrics_port}; Ctrl-C stops"
+        )
+
+    def complain(what: str) -> None:
+        _say(f"cold-server: {what}")
+
+    supervisor = Supervisor(start, ready, complain)
+    drain_s = {signal.SIGINT: 0.0, signal.SIGTERM: settings.drain_timeout_s}
+    for number in drain_s:
+        signal.signal(number, lambda n, _: supervisor.stop(drain_s[signal.Signals(n)]))
     adapters = ", ".join(settings.adapter_names) or "none"
     _say(f"loading {settings.base_model} with adapters: {adapters}")
-    begun = time.monotonic()
-    with ServerProcess(settings, endpoints, verbose=verbose, extra=extra) as server:
-
-        def stopped(seconds: float) -> bool:
-            return stop.wait(seconds) or server.exit_code is not None
-
-        if wait_until(lambda: server.is_ready, stopped=stopped):
-            _say(
-                f"ready after {time.monotonic() - begun:.0f} s on {endpoints.host}: "
-                f"HTTP {endpoints.http_port}, gRPC {endpoints.grpc_port}, "
-                f"metrics {endpoints.metrics_port}; Ctrl-C stops"
-            )
-            wait_until(lambda: False, stopped=stopped)
-        if not stop.is_set():
-            _say(f"cold-server: tritonserver ended by itself, exit code {server.exit_code}")
-            return 1
-        _say("stopping")
-    return 0
+    return 0 if supervisor.run() else 1
 
 
 def _configure(options: argparse.Namespace) -> tuple[Settings, Endpoints]:
@@ -125,6 +124,26 @@ def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
         check_fit(load_adapter(name, path), model)
     load_tokenizer(settings)
     return settings
+
+
+def _without_broken_adapters(settings: Settings) -> Settings:
+    """What can still be served: an adapter that has been damaged must not keep the others down.
+
+    Raises:
+        ConfigError: it is the default adapter; requests that name none must not get another.
+    """
+    from cold_backend.adapters import check_fit, load_adapter
+    from cold_backend.checkpoint import empty_model, load_config
+
+    model = empty_model(load_config(settings.base_model))
+    adapters = dict(settings.adapters)
+    for name, path in settings.adapters.items():
+        try:
+            check_fit(load_adapter(name, path), model)
+        except ConfigError as error:
+            _say(f"cold-server: restarting without adapter {name}: {error}")
+            del adapters[name]
+    return dataclasses.replace(settings, adapters=adapters)
 
 
 def _absolute(settings: Settings) -> Settings:
@@ -186,6 +205,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--max-step-tokens", type=int, metavar="N", help="tokens of one step; default: 256")
     add("--max-queue", type=int, metavar="N", help="requests that may wait; default: 256")
+    add("--max-wait-s", type=float, metavar="S", help="longest wait for a slot; default: 30")
+    add("--drain-timeout-s", type=float, metavar="S", help="see below; default: 30")
     add(
         "--threads",
         type=int,
@@ -193,6 +214,13 @@ def _parser() -> argparse.ArgumentParser:
         help="CPU threads; of each language model in an ensemble",
     )
     add("--kernels", metavar="NAME", help="implementation of the ops; default: auto")
+    add("--log-format", choices=LOG_FORMATS, help="default: text")
+    add(
+        "--log-prompts",
+        action="store_const",
+        const=True,
+        help="write prompts into the log; default: no",
+    )
     add("--verbose", action="store_true", help="show tritonserver's own log")
     add("--version", action="version", version=f"%(prog)s {__version__}")
     return parser

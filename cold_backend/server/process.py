@@ -18,18 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 from cold_backend.config import Settings
 from cold_backend.errors import ConfigError
 from cold_backend.server.installation import find_tritonserver
 from cold_backend.server.repository import write_repository
 
+_DEAD = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD, psutil.STATUS_STOPPED)
 _SHARED_MEMORY = Path("/dev/shm")
 _SHARED_MEMORY_BYTES = 16 << 20  # of each model process; two vocabulary-wide rows are 0.4 MB
-_STREAMS_TIMEOUT_S = 10
+_STREAMS_TIMEOUT_S = 10  # for `cold` to end its streams
 # What the last responses get to reach their clients: a gRPC stream that is still closing when
 # tritonserver is told to stop keeps its model loaded until the exit timeout.
 _SETTLE_S = 0.5
 _EXIT_TIMEOUT_S = 8  # streams have ended by then; what is left is unloading
+_KILL_S = 2  # what a tritonserver gets that was told to stop while streams were open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,7 @@ class ServerProcess:
         endpoints: where to listen.
         verbose: let tritonserver print its own information and warnings.
         extra: further arguments for tritonserver.
+        restarts: how often the server has been restarted, for its metrics.
 
     Raises:
         ConfigError: a port is taken, or there is no tritonserver.
@@ -80,18 +85,22 @@ class ServerProcess:
         *,
         verbose: bool = False,
         extra: Sequence[str] = (),
+        restarts: int = 0,
     ) -> None:
         # Imported late: `cold-server --help` should not wait for torch.
         from cold_backend.loading import is_fused
 
         endpoints.check_free()
+        self._settings = settings
         self._fused = is_fused(settings)
+        self._restarts = restarts
         self._endpoints = endpoints
+        self._watched: list[psutil.Process] = []
         self._workspace = Path(tempfile.mkdtemp(prefix="cold-server-"))
         self._lifeline_path = self._workspace / "lifeline"
         self._shared_memory_prefix = self._workspace.name + "-"
         try:
-            self._lifeline = self._open_lifeline(settings)
+            self._lifeline = self._open_lifeline()
             command = self._command(verbose, extra)
         except BaseException:
             shutil.rmtree(self._workspace)
@@ -130,41 +139,83 @@ class ServerProcess:
         except (urllib.error.URLError, OSError):
             return False
 
-    def stop(self) -> None:
-        """Ends the running streams, then the server; nothing of it is left behind."""
+    @property
+    def failure(self) -> str | None:
+        """What is wrong with the server's processes; None if nothing is.
+
+        tritonserver goes on, and says that it is ready, when the process of a model is dead.
+        """
+        for process in self._watched:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.status() not in _DEAD:
+                    continue
+            return f"process {process.pid} of the server is dead or stopped"
+        return None
+
+    def watch(self) -> None:
+        """Takes note of the processes that there are, for `failure`."""
+        server = psutil.Process(self._process.pid)
+        self._watched = [server, *server.children(recursive=True)]
+
+    def stop(self, drain_s: float = 0) -> None:
+        """Ends the running streams, then the server; nothing of it is left behind.
+
+        Args:
+            drain_s: seconds that streams get to end by themselves. Meanwhile the server is not
+                ready, and refuses new requests.
+        """
         if self._lifeline < 0:
             return
+        if drain_s:
+            # tritonserver closes its HTTP port at once, but waits for open streams.
+            self._process.terminate()
+            os.write(self._lifeline, b"d")
+            self._wait_for_streams(drain_s)
         os.close(self._lifeline)
         self._lifeline = -1
-        self._wait_for_streams()
+        self._wait_for_streams(_STREAMS_TIMEOUT_S)
         time.sleep(_SETTLE_S)
         self._process.terminate()
-        try:
-            self._process.wait(_EXIT_TIMEOUT_S + 5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        # Model processes outlive a tritonserver that was killed.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_KILL_S if drain_s else _EXIT_TIMEOUT_S + 5)
+        self.kill()
+
+    def kill(self) -> None:
+        """Ends the server at once, and its streams with it; nothing of it is left behind."""
+        # Model processes outlive a tritonserver that is killed alone.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
         for region in _SHARED_MEMORY.glob(self._shared_memory_prefix + "*"):
             region.unlink(missing_ok=True)
         shutil.rmtree(self._workspace, ignore_errors=True)
 
-    def _wait_for_streams(self) -> None:
+    def _wait_for_streams(self, timeout_s: float) -> None:
         """Waits until `cold` has ended its streams; it then removes the pipe."""
-        give_up = time.monotonic() + _STREAMS_TIMEOUT_S
-        while self._lifeline_path.exists() and self.is_ready and time.monotonic() < give_up:
+        give_up_s = time.monotonic() + timeout_s
+        while (
+            self._lifeline_path.exists()
+            and self.exit_code is None
+            and time.monotonic() < give_up_s
+            and not self.failure
+        ):
             time.sleep(0.05)
 
-    def _open_lifeline(self, settings: Settings) -> int:
+    def _open_lifeline(self) -> int:
         """Writes what the models read; returns the pipe whose end tells them to stop."""
         settings_file = self._workspace / "settings.json"
-        settings.save(settings_file)
+        self._settings.save(settings_file)
         path = self._lifeline_path
         os.mkfifo(path)
         write_repository(
-            self._workspace / "models", settings, settings_file, path, fused=self._fused
+            self._workspace / "models",
+            self._settings,
+            {"settings": str(settings_file)},
+            {"lifeline": str(path), "restarts": str(self._restarts)},
+            fused=self._fused,
         )
         # Open for both directions, so that opening does not wait for the reader.
         return os.open(path, os.O_RDWR)
@@ -180,7 +231,7 @@ class ServerProcess:
             "http-port": e.http_port,
             "grpc-port": e.grpc_port,
             "metrics-port": e.metrics_port,
-            "exit-timeout-secs": _EXIT_TIMEOUT_S,
+            "exit-timeout-secs": int(self._settings.drain_timeout_s) + _EXIT_TIMEOUT_S,
             "log-info": str(verbose).lower(),
             "log-warning": str(verbose).lower(),
         }
@@ -192,6 +243,8 @@ class ServerProcess:
         arguments = [
             str(installation.binary),
             *installation.arguments,
+            # The configs are complete, and completing them would import every model once more.
+            "--disable-auto-complete-config",
             *(f"--{name}={value}" for name, value in options.items()),
             *(f"--backend-config=python,{name}={value}" for name, value in shared_memory.items()),
             *extra,

@@ -13,12 +13,22 @@ _FUSED = "cold"  # the one model that a fused execution needs
 
 
 def write_repository(
-    target: Path, settings: Settings, settings_file: Path, lifeline: Path, *, fused: bool
+    target: Path,
+    settings: Settings,
+    for_all: dict[str, str],
+    for_cold: dict[str, str],
+    *,
+    fused: bool,
 ) -> None:
     """Copies the models that the execution needs and adds parameters to their configs.
 
-    `settings` and `lifeline` are for the models; the rest tells clients, through tritonserver's
-    model configuration API, what is being served.
+    Args:
+        target: where to.
+        settings: of which some tell clients, through tritonserver's model configuration API, what
+            is being served.
+        for_all: parameters that all models read.
+        for_cold: parameters that `cold` reads.
+        fused: whether `cold` is the only model.
     """
     source = _source()
     models = [_FUSED] if fused else [path.name for path in source.iterdir()]
@@ -27,16 +37,15 @@ def write_repository(
             source / model, target / model, ignore=shutil.ignore_patterns("__pycache__")
         )
     for config in target.glob("*/config.pbtxt"):
-        _add_parameters(config, {"settings": str(settings_file)})
+        _add_parameters(config, for_all)
     served = {
-        "lifeline": str(lifeline),
         "base_model": Path(settings.base_model).name,
         "adapters": json.dumps(settings.adapter_names),
         "default_adapter": settings.default_adapter,
         "max_context": str(settings.max_context),
         "max_sequences": str(settings.max_sequences),
     }
-    _add_parameters(target / "cold" / "config.pbtxt", served)
+    _add_parameters(target / "cold" / "config.pbtxt", for_cold | served)
 
 
 def _source() -> Path:

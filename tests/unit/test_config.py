@@ -30,6 +30,10 @@ from tests.families import make_adapter, make_model
         ({"base_model": "x", "max_sequences": 0}, "max_sequences: must be between 1"),
         ({"base_model": "x", "max_step_tokens": 3}, "max_step_tokens: must be between 16"),
         ({"base_model": "x", "dtype": "int4"}, "dtype: must be one of"),
+        ({"base_model": "x", "max_wait_s": 0}, "max_wait_s: must be between 0.1"),
+        ({"base_model": "x", "max_wait_s": "1"}, "max_wait_s: must be a number"),
+        ({"base_model": "x", "log_prompts": 1}, "log_prompts: must be true or false"),
+        ({"base_model": "x", "log_format": "xml"}, "log_format: must be one of"),
         ({"base_model": "x", "adapters": {"../a": "p"}}, "adapters: a name is"),
         ({"base_model": "x", "adapters": ["a"]}, "adapters: must be a table"),
         ({"base_model": "x", "default_adapter": "b"}, "default_adapter: 'b' is not"),
@@ -58,7 +62,7 @@ def test_which_execution_and_which_models_of_the_repository(tmp_path: Path) -> N
     for fused in (True, False):
         target = tmp_path / str(fused)
         target.mkdir()
-        write_repository(target, Settings(base_model="m"), Path("s"), Path("l"), fused=fused)
+        write_repository(target, Settings(base_model="m"), {"a": "1"}, {"b": "2"}, fused=fused)
     assert {path.name for path in (tmp_path / "True").iterdir()} == {"cold"}
     ensemble = {"cold", "cold_step", "base_lm", "adapter_lm", "cold_decoder"}
     assert {path.name for path in (tmp_path / "False").iterdir()} == ensemble

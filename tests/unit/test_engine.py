@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cold_backend.admission import Admission
 from cold_backend.config import Settings
 from cold_backend.contract import Pick, Row, Step, StepResult, emitting
 from cold_backend.engine import Engine
-from cold_backend.errors import ColdError, QueueFullError, ShuttingDownError, StepError
+from cold_backend.errors import ColdError, OverloadedError, ShuttingDownError, StepError
 from cold_backend.request import RequestParser
 from cold_backend.scheduler import Scheduler
 from cold_backend.sequence import FinishReason, Piece, Sequence
+from cold_backend.telemetry import Telemetry
 from cold_backend.tokenizer import Tokenizer
 
 
@@ -73,6 +75,13 @@ def parser(tokenizer: Tokenizer) -> RequestParser:
     return RequestParser(Settings(base_model="m", adapters={"a": "p"}, max_context=512), tokenizer)
 
 
+def new_engine(
+    step: CountingStep, scheduler: Scheduler, max_queue: int, *, max_wait_s: float = 60
+) -> Engine:
+    telemetry = Telemetry(Settings(base_model="m", adapters={"a": "p"}))
+    return Engine(step, scheduler, Admission(max_queue, max_wait_s), telemetry)
+
+
 def sequence(parser: RequestParser, tokenizer: Tokenizer, **inputs: Any) -> Sequence:
     arrays = {"input_ids": np.arange(5, 10)} | {k: np.array([v]) for k, v in inputs.items()}
     return Sequence(parser.parse(arrays), Sink(), tokenizer)
@@ -96,7 +105,7 @@ def run_all(engine: Engine, sequences: list[Sequence]) -> None:
 def test_more_requests_than_slots_all_finish(parser: RequestParser, tokenizer: Tokenizer) -> None:
     step = CountingStep()
     scheduler = Scheduler(3, 8)
-    engine = Engine(step, scheduler, 50)
+    engine = new_engine(step, scheduler, 50)
     sequences = [sequence(parser, tokenizer, max_tokens=n % 7 + 1) for n in range(20)]
     for one in sequences:
         engine.submit(one)
@@ -113,7 +122,7 @@ def test_a_long_prompt_is_fed_in_chunks_beside_running_sequences(
     parser: RequestParser, tokenizer: Tokenizer
 ) -> None:
     step = CountingStep()
-    engine = Engine(step, Scheduler(2, 8), 5)
+    engine = new_engine(step, Scheduler(2, 8), 5)
     short = sequence(parser, tokenizer, max_tokens=10)
     long = Sequence(
         parser.parse({"input_ids": np.arange(3, 33), "max_tokens": np.array([2])}),
@@ -134,7 +143,7 @@ def test_a_failed_step_ends_its_requests_and_no_others(
 ) -> None:
     step = CountingStep()
     scheduler = Scheduler(2, 8)
-    engine = Engine(step, scheduler, 5)
+    engine = new_engine(step, scheduler, 5)
 
     def fail_once() -> None:
         step.before = lambda: None
@@ -156,7 +165,7 @@ def test_cancelled_requests_end_at_once_running_and_waiting(
     parser: RequestParser, tokenizer: Tokenizer
 ) -> None:
     step = CountingStep()
-    engine = Engine(step, Scheduler(1, 8), 5)
+    engine = new_engine(step, Scheduler(1, 8), 5)
     running, waiting, other = (sequence(parser, tokenizer, max_tokens=n) for n in (500, 500, 3))
     for one in (running, waiting, other):
         engine.submit(one)
@@ -164,7 +173,7 @@ def test_cancelled_requests_end_at_once_running_and_waiting(
     def cancel() -> None:
         if len(step.steps) == 3:
             sink(running).cancelled = sink(waiting).cancelled = True
-            engine._next_cancel_check = 0.0
+            engine._next_check_s = 0.0
 
     step.before = cancel
     run_all(engine, [running, waiting, other])
@@ -175,11 +184,11 @@ def test_cancelled_requests_end_at_once_running_and_waiting(
 
 
 def test_full_queue_and_shutdown_are_refused(parser: RequestParser, tokenizer: Tokenizer) -> None:
-    engine = Engine(CountingStep(), Scheduler(1, 8), 2)
+    engine = new_engine(CountingStep(), Scheduler(1, 8), 2)
     kept = [sequence(parser, tokenizer) for _ in range(2)]
     for one in kept:
         engine.submit(one)
-    with pytest.raises(QueueFullError, match="2 requests"):
+    with pytest.raises(OverloadedError, match="2 requests"):
         engine.submit(sequence(parser, tokenizer))
     engine.close()
     with pytest.raises(ShuttingDownError):

@@ -3,11 +3,14 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from cold_backend import server_io
+from cold_backend.admission import Admission
 from cold_backend.engine import Engine
 from cold_backend.loading import is_fused, load_fused, load_tokenizer
+from cold_backend.outbox import Outbox
 from cold_backend.request import RequestParser
 from cold_backend.scheduler import Scheduler
 from cold_backend.sequence import Sequence
+from cold_backend.telemetry import Telemetry
 
 
 class TritonPythonModel:
@@ -22,24 +25,33 @@ class TritonPythonModel:
         execute = server_io.execute_step
         if is_fused(settings):
             execute = thread.submit(load_fused, settings).result().execute
-        self._outbox = server_io.Outbox()
-        self._engine = Engine(execute, scheduler, settings.max_queue)
-        self._running = thread.submit(self._engine.run)
-        server_io.when_server_stops(args, self._stop)
+        self._outbox = Outbox()
+        self._telemetry = Telemetry(settings, server_io.restarts(args))
+        admission = Admission(settings.max_queue, settings.max_wait_s)
+        self._engine = Engine(execute, scheduler, admission, self._telemetry)
+        self._running = thread.submit(self._run)
+        self._publisher = server_io.Publisher(self._telemetry, self._engine.load)
+        self._args = args
+        server_io.when_server_stops(args, self._engine.drain, self._stop)
 
     def execute(self, requests):
         for request in requests:
-            server_io.accept(request, self._take)
+            server_io.accept(request, self._take, self._telemetry)
 
     def finalize(self):
         self._stop()
 
+    def _run(self):
+        self._engine.run()
+        self._outbox.close()
+        server_io.say_stopped(self._args)
+
     def _stop(self):
         self._engine.close()
         self._running.result()
-        self._outbox.close()
+        self._publisher.close()
 
-    def _take(self, inputs, sender):
+    def _take(self, inputs, sender, request_id):
         request = self._parser.parse(inputs)
         sink = server_io.ResponseSink(sender, request, self._outbox)
-        self._engine.submit(Sequence(request, sink, self._tokenizer))
+        self._engine.submit(Sequence(request, sink, self._tokenizer, request_id))

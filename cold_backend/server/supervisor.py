@@ -1,0 +1,96 @@
+"""Keeps a server running: notices when one of its processes dies or hangs, and starts it anew."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from cold_backend.errors import ConfigError
+from cold_backend.server.process import ServerProcess
+
+_INTERVAL_S = 0.2
+_SHORT_LIFE_S = 60  # a server that fails sooner is restarted later and later
+_LONGEST_PAUSE_S = 30
+
+
+class Supervisor:
+    """Runs servers, one after the other, until it is told to stop.
+
+    Args:
+        start: starts a server, given how often it has been restarted.
+        ready: is told how many seconds it took, whenever a server is ready.
+        say: is told what goes wrong.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[int], ServerProcess],
+        ready: Callable[[float], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._start = start
+        self._ready = ready
+        self._say = say
+        self._stop = threading.Event()
+        self._drain_s = 0.0
+        self._restarts = 0
+
+    def stop(self, drain_s: float) -> None:
+        """Has `run` return; may be called from a signal handler.
+
+        Args:
+            drain_s: seconds that streams get to end by themselves.
+        """
+        self._drain_s = drain_s
+        self._stop.set()
+
+    def run(self) -> bool:
+        """Works until `stop`; false if the first server did not become ready.
+
+        Raises:
+            ConfigError: the first server could not be started.
+        """
+        pause_s = 0.0
+        while not self._stop.wait(pause_s):
+            begun_s = time.monotonic()
+            failure = self._run_once()
+            if failure is None:
+                break
+            self._say(failure)
+            if not self._restarts:
+                return False
+            short = time.monotonic() - begun_s < _SHORT_LIFE_S
+            pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s + 1) if short else 0.0
+        return True
+
+    def _run_once(self) -> str | None:
+        """Runs a server until it fails, and says how, or until `stop`."""
+        try:
+            server = self._start(self._restarts)
+        except ConfigError as error:
+            if not self._restarts:
+                raise
+            return str(error)
+        try:
+            failure = self._watch(server)
+            if failure is None:
+                server.stop(self._drain_s)
+        finally:
+            server.kill()
+        return failure
+
+    def _watch(self, server: ServerProcess) -> str | None:
+        begun_s = time.monotonic()
+        while not server.is_ready:
+            if server.exit_code is not None:
+                return f"tritonserver ended by itself, exit code {server.exit_code}"
+            if self._stop.wait(_INTERVAL_S):
+                return None
+        server.watch()
+        self._ready(time.monotonic() - begun_s)
+        self._restarts += 1
+        while not self._stop.wait(_INTERVAL_S):
+            if server.failure:
+                return f"{server.failure}; restarting"
+        return None

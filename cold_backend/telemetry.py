@@ -1,0 +1,131 @@
+"""What is told of requests and steps: metrics, and one line of the log for every request."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+from cold_backend import metrics as m
+from cold_backend.config import Settings
+from cold_backend.errors import ColdError, ErrorCode
+from cold_backend.metrics import Metrics
+from cold_backend.sequence import FinishReason, Sequence, Token
+from cold_kernels import Mode
+
+_log = logging.getLogger(__name__)
+
+_DECODINGS = {Mode.COLD: "cold", Mode.EXPERT: "greedy", Mode.BASE: "base"}
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy the engine is.
+
+    Attributes:
+        running: sequences with a slot.
+        waiting: sequences without.
+        cached_tokens: tokens in the slots.
+    """
+
+    running: int
+    waiting: int
+    cached_tokens: int
+
+
+class Telemetry:
+    """Records what happens to requests.
+
+    Args:
+        settings: names of adapters, limits, what may be logged.
+        restarts: how often the models have been restarted.
+    """
+
+    def __init__(self, settings: Settings, restarts: int = 0) -> None:
+        self.metrics = Metrics()
+        self._settings = settings
+        self._capacity = settings.max_sequences * settings.max_context
+        # A label's value is known from the start, so that rates over it are right from the start.
+        for code in ErrorCode:
+            self.metrics.add(m.ERRORS, code.value, value=0)
+        for adapter in ("", *settings.adapter_names):
+            for family in (m.PROMPT_TOKENS, m.OUTPUT_TOKENS):
+                self.metrics.add(family, adapter, value=0)
+        for adapter in settings.adapter_names:
+            for family in (m.CONTRASTED, m.CONTESTED, m.CHANGED):
+                self.metrics.add(family, adapter, value=0)
+        self.metrics.set(m.MAX_SEQUENCES, settings.max_sequences)
+        self.metrics.set(m.ADAPTERS, len(settings.adapters))
+        self.metrics.set(m.RESTARTS, restarts)
+
+    def refused(self, error: ColdError, request_id: str) -> None:
+        """A request was not accepted."""
+        self.metrics.add(m.ERRORS, error.code.value)
+        _log.info("refused", extra={"request": request_id, "code": error.code.value})
+
+    def admitted(self, sequence: Sequence) -> None:
+        """A sequence got its slot."""
+        self.metrics.observe(m.QUEUE, sequence.admitted_s - sequence.accepted_s)
+        self.metrics.add(
+            m.PROMPT_TOKENS, self._adapter(sequence), value=len(sequence.request.prompt)
+        )
+
+    def picked(self, sequence: Sequence, token: Token) -> None:
+        """A step picked a token."""
+        adapter = self._adapter(sequence)
+        self.metrics.add(m.OUTPUT_TOKENS, adapter)
+        if sequence.output_length == 1:
+            self.metrics.observe(m.TTFT, sequence.first_token_s - sequence.accepted_s)
+        if sequence.request.sampling.mode is Mode.COLD:
+            self.metrics.add(m.CONTRASTED, adapter)
+            self.metrics.add(m.CONTESTED, adapter, value=token.valid_count > 1)
+            self.metrics.add(m.CHANGED, adapter, value=token.id != token.expert_token)
+
+    def stepped(self, schedule_s: float, execute_s: float, deliver_s: float) -> None:
+        """A step is done."""
+        self.metrics.add(m.STEPS)
+        parts = {"schedule": schedule_s, "execute": execute_s, "deliver": deliver_s}
+        for part, seconds in parts.items():
+            self.metrics.add(m.STEP_SECONDS, part, value=seconds)
+
+    def ended(self, sequence: Sequence, end: FinishReason | ColdError, now_s: float) -> None:
+        """A sequence got its last response."""
+        failed = isinstance(end, ColdError)
+        decoding = _DECODINGS[sequence.request.sampling.mode]
+        outcome = "error" if isinstance(end, ColdError) else end.value
+        self.metrics.add(m.REQUESTS, self._adapter(sequence), decoding, outcome)
+        if isinstance(end, ColdError):
+            self.metrics.add(m.ERRORS, end.code.value)
+        latency_s = now_s - sequence.accepted_s
+        self.metrics.observe(m.LATENCY, latency_s)
+        ttft_s = sequence.first_token_s - sequence.accepted_s
+        if sequence.output_length > 1 and not failed:
+            self.metrics.observe(m.ITL, (latency_s - ttft_s) / (sequence.output_length - 1))
+        fields = {
+            "request": sequence.request_id,
+            "adapter": self._adapter(sequence),
+            "decoding": decoding,
+            "outcome": end.code.value if isinstance(end, ColdError) else end.value,
+            "prompt_tokens": len(sequence.request.prompt),
+            "output_tokens": sequence.output_length,
+            "queue_ms": _milliseconds(sequence.admitted_s - sequence.accepted_s),
+            "ttft_ms": _milliseconds(ttft_s),
+            "latency_ms": _milliseconds(latency_s),
+        }
+        if self._settings.log_prompts:
+            fields["prompt"] = sequence.prompt_text
+        _log.info("ended", extra=fields)
+
+    def sample(self, load: Load) -> None:
+        """Sets the gauges."""
+        self.metrics.set(m.RUNNING, load.running)
+        self.metrics.set(m.WAITING, load.waiting)
+        self.metrics.set(m.KV_USED, load.cached_tokens / self._capacity)
+
+    def _adapter(self, sequence: Sequence) -> str:
+        number = sequence.request.adapter
+        return self._settings.adapter_names[number] if number >= 0 else ""
+
+
+def _milliseconds(seconds: float) -> float | None:
+    return None if math.isnan(seconds) else round(seconds * 1000, 1)

@@ -1,0 +1,65 @@
+"""The sequences that wait for a slot, and which of them is next."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from cold_backend.sequence import Sequence
+
+# How long a sequence waits before it counts as one of the next higher priority.
+AGE_S = 10.0
+
+
+class WaitingQueue:
+    """Highest priority first; within it, the adapter that has been served least.
+
+    A sequence rises by one priority for every AGE_S that it waits, so none starves. Adapters share
+    by tokens served, prompt and output (virtual token counter, arXiv 2401.00588): one whose queue
+    was empty starts level with the others instead of claiming what it did not use.
+
+    Not safe for threads by itself.
+    """
+
+    def __init__(self) -> None:
+        self._sequences: list[Sequence] = []
+        self._served: Counter[int] = Counter()  # by adapter index; -1 is the base
+        self._level = 0  # what the adapter that was served last had been served by then
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return iter([*self._sequences])
+
+    def put(self, sequence: Sequence) -> None:
+        """Adds a sequence."""
+        adapter = sequence.request.adapter
+        if all(other.request.adapter != adapter for other in self._sequences):
+            self._served[adapter] = max(self._served[adapter], self._level)
+        self._sequences.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Takes out a sequence that is in it."""
+        self._sequences.remove(sequence)
+
+    def take(self, now_s: float) -> Sequence:
+        """Takes out the next sequence; there must be one."""
+        _, self._level, _, sequence = min(
+            (self._rank(s, now_s), self._served[s.request.adapter], number, s)
+            for number, s in enumerate(self._sequences)
+        )
+        self._sequences.remove(sequence)
+        return sequence
+
+    def charge(self, adapter: int, tokens: int) -> None:
+        """Counts tokens that an adapter was served."""
+        self._served[adapter] += tokens
+
+    def ahead_of(self, priority: int) -> int:
+        """How many would be taken before a new sequence of this priority, shares aside."""
+        return sum(s.request.priority <= priority for s in self._sequences)
+
+    def _rank(self, sequence: Sequence, now_s: float) -> int:
+        waited_s = now_s - sequence.accepted_s
+        return max(0, sequence.request.priority - int(waited_s / AGE_S))

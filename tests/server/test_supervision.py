@@ -1,0 +1,166 @@
+"""Processes that die or hang, and SIGTERM, while requests run."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from cold_client import Client, ColdClientError, Request, ServerUnavailable
+from tests.conftest import free_ports
+from tests.server.test_lifecycle import LONG, wait_ready
+
+pytestmark = pytest.mark.server
+
+ENDS_WITHIN_S = 2  # a request of a process that was killed
+READY_WITHIN_S = 15  # again
+
+
+@dataclass
+class Running:
+    """A `cold-server` command."""
+
+    grpc: str
+    http: str
+    metrics: str
+    command: subprocess.Popen[bytes]
+
+    def process(self, name: str) -> psutil.Process:
+        """tritonserver, or the process of a model."""
+        for process in psutil.Process(self.command.pid).children(recursive=True):
+            if process.name() == name or f"/models/{name}/" in " ".join(process.cmdline()):
+                return process
+        raise LookupError(name)
+
+
+@contextmanager
+def cold_server(base_model: Path, adapter: Path, *options: str) -> Iterator[Running]:
+    http, grpc, metrics = free_ports(3)
+    ports = ["--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics]
+    command = [Path(sys.executable).parent / "cold-server", "--base-model", base_model]
+    server = subprocess.Popen(
+        [
+            *map(str, command),
+            *map(str, ports),
+            *("--adapter", f"equations={adapter}", "--max-context", "640", *options),
+        ]
+    )
+    hosts = [f"{scheme}://127.0.0.1:{p}" for scheme, p in (("grpc", grpc), ("http", http))]
+    try:
+        with Client(hosts[0]) as client:
+            wait_ready(client)
+        yield Running(*hosts, f"http://127.0.0.1:{metrics}/metrics", server)
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(60)
+
+
+@pytest.mark.parametrize(
+    ("execution", "victim", "number"),
+    [
+        ("fused", "cold", signal.SIGKILL),
+        ("fused", "cold", signal.SIGSTOP),
+        ("fused", "tritonserver", signal.SIGKILL),
+        ("ensemble", "base_lm", signal.SIGKILL),
+        ("ensemble", "adapter_lm", signal.SIGSTOP),
+        ("ensemble", "cold_decoder", signal.SIGKILL),
+    ],
+)
+def test_a_dead_process_ends_its_requests_and_is_replaced(
+    execution: str, victim: str, number: signal.Signals, base_model: Path, adapter: Path
+) -> None:
+    with cold_server(base_model, adapter, "--execution", execution) as server:
+        ended: list[tuple[BaseException, float]] = []
+
+        def stream(url: str) -> None:
+            with Client(url) as client:
+                try:
+                    for _ in client.stream(LONG):
+                        pass
+                except ColdClientError as error:
+                    ended.append((error, time.monotonic()))
+
+        threads = [threading.Thread(target=stream, args=(u,)) for u in (server.grpc, server.http)]
+        for thread in threads:
+            thread.start()
+        time.sleep(1)
+        killed_s = time.monotonic()
+        server.process(victim).send_signal(number)
+        for thread in threads:
+            thread.join(30)
+        assert len(ended) == 2
+        assert all(at_s - killed_s < ENDS_WITHIN_S for _, at_s in ended)
+        assert "Traceback" not in " ".join(str(error) for error, _ in ended)
+        with Client(server.grpc) as client:
+            wait_ready(client)
+            assert time.monotonic() - killed_s < READY_WITHIN_S
+            assert client.generate(Request(text_input="Hello", max_tokens=3)).token_ids
+        time.sleep(1)
+        assert "cold_restarts 1" in httpx.get(server.metrics).text
+
+
+def test_sigterm_lets_running_requests_end(base_model: Path, adapter: Path) -> None:
+    with cold_server(base_model, adapter) as server, Client(server.grpc) as client:
+        with client.stream(LONG) as stream:
+            pieces = iter(stream)
+            next(pieces)
+            server.command.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            with pytest.raises(httpx.TransportError):
+                httpx.get(f"{server.http}/v2/health/ready")
+            with pytest.raises(ServerUnavailable, match="shutting down"):
+                client.generate("Hello")
+            *_, last = pieces
+        assert last.finish_reason == "length"
+        assert server.command.wait(30) == 0
+
+
+def test_sigterm_ends_what_takes_too_long(base_model: Path, adapter: Path) -> None:
+    limit = ("--drain-timeout-s", "1")
+    with cold_server(base_model, adapter, *limit) as server, Client(server.grpc) as client:
+        with client.stream(LONG) as stream:
+            next(iter(stream))
+            server.command.send_signal(signal.SIGTERM)
+            with pytest.raises(ServerUnavailable, match="shutting down"):
+                for _ in stream:
+                    pass
+        assert server.command.wait(30) == 0
+
+
+def test_a_damaged_adapter_does_not_keep_the_others_down(
+    base_model: Path, adapter: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in adapter.iterdir():
+        if file.is_file():
+            (copy / file.name).write_bytes(file.read_bytes())
+    with cold_server(base_model, adapter, "--adapter", f"copy={copy}") as server:
+        (copy / "adapter_model.safetensors").write_bytes(b"broken")
+        killed_s = time.monotonic()
+        server.process("cold").kill()
+        with Client(server.grpc) as client:
+            while server_restarts(server) < 1:
+                assert time.monotonic() - killed_s < READY_WITHIN_S + 5
+                time.sleep(0.2)
+            with pytest.raises(ColdClientError, match="no adapter 'copy'"):
+                client.generate(Request(text_input="Hello", lora_name="copy"))
+            assert client.generate(Request(text_input="Hello", max_tokens=3)).token_ids
+
+
+def server_restarts(server: Running) -> int:
+    try:
+        text = httpx.get(server.metrics).text
+    except httpx.HTTPError:
+        return 0
+    return next((int(x.split()[1]) for x in text.splitlines() if x.startswith("cold_restarts ")), 0)

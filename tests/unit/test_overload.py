@@ -1,0 +1,212 @@
+"""Who waits, who is next, who is refused, and what is told of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cold_backend import metrics as m
+from cold_backend.admission import Admission
+from cold_backend.config import Settings
+from cold_backend.errors import DeadlineError, OverloadedError
+from cold_backend.logs import JsonLines, TextLines
+from cold_backend.request import RequestParser
+from cold_backend.scheduler import Scheduler
+from cold_backend.sequence import FinishReason, Sequence
+from cold_backend.telemetry import Load, Telemetry
+from cold_backend.tokenizer import Tokenizer
+from cold_backend.waiting import AGE_S, WaitingQueue
+from tests.unit.test_engine import CountingStep, Sink, new_engine, run_all, sequence, sink
+
+SETTINGS = Settings(base_model="m", adapters={"a": "p", "b": "p"}, max_context=512)
+
+
+@pytest.fixture
+def parser(tokenizer: Tokenizer) -> RequestParser:
+    return RequestParser(SETTINGS, tokenizer)
+
+
+def served(queue: WaitingQueue, count: int, now_s: float, tokens: int = 10) -> list[Sequence]:
+    taken = []
+    for _ in range(count):
+        taken.append(queue.take(now_s))
+        queue.charge(taken[-1].request.adapter, tokens)
+    return taken
+
+
+def waiting(queue: WaitingQueue, one: Sequence, accepted_s: float = 0) -> Sequence:
+    one.accepted_s = accepted_s
+    queue.put(one)
+    return one
+
+
+def test_priorities_and_age(parser: RequestParser, tokenizer: Tokenizer) -> None:
+    queue = WaitingQueue()
+    last, normal, first = (
+        waiting(queue, sequence(parser, tokenizer, priority=p)) for p in (2, 1, 0)
+    )
+    assert queue.ahead_of(0) == 1
+    assert queue.ahead_of(2) == 3
+    assert served(queue, 3, now_s=1) == [first, normal, last]
+
+    old = waiting(queue, sequence(parser, tokenizer, priority=2), accepted_s=0)
+    young = waiting(queue, sequence(parser, tokenizer, priority=0), accepted_s=2 * AGE_S)
+    assert served(queue, 2, now_s=2 * AGE_S) == [old, young]
+
+
+def test_adapters_share(parser: RequestParser, tokenizer: Tokenizer) -> None:
+    """Ten requests for one adapter do not make the two for another wait for all of them."""
+    queue = WaitingQueue()
+    many = [waiting(queue, sequence(parser, tokenizer, lora_name="a")) for _ in range(10)]
+    few = [waiting(queue, sequence(parser, tokenizer, lora_name="b")) for _ in range(2)]
+    order = served(queue, 12, now_s=1)
+    assert order[:4] in ([many[0], few[0], many[1], few[1]], [many[0], few[0], few[1], many[1]])
+    assert order[4:] == many[2:]
+
+
+def test_an_idle_adapter_saves_nothing_up(parser: RequestParser, tokenizer: Tokenizer) -> None:
+    queue = WaitingQueue()
+    for _ in range(40):
+        waiting(queue, sequence(parser, tokenizer, lora_name="a"))
+    served(queue, 20, now_s=1, tokens=1000)
+    for _ in range(20):
+        waiting(queue, sequence(parser, tokenizer, lora_name="b"))
+    names = [one.request.adapter for one in served(queue, 20, now_s=1, tokens=1000)]
+    assert abs(names.count(0) - names.count(1)) <= 2
+
+
+@given(
+    released=st.lists(st.floats(0.01, 5), min_size=2, max_size=40),
+    ahead=st.integers(0, 50),
+    deadline_s=st.floats(0.1, 100) | st.just(math.inf),
+)
+def test_what_cannot_be_served_in_time_is_refused(
+    released: list[float], ahead: int, deadline_s: float
+) -> None:
+    admission = Admission(max_queue=100, max_wait_s=20)
+    now_s = 0.0
+    for interval_s in released:
+        now_s += interval_s
+        admission.slot_released(now_s, waiting=True)
+    shortest, longest = min(released[1:]), max(released[1:])
+    limit_s = min(20, deadline_s)
+    try:
+        admission.check(waiting=ahead, ahead=ahead, deadline_s=deadline_s)
+        assert ahead * shortest <= limit_s * 1.001
+    except OverloadedError as error:
+        assert ahead * longest >= limit_s * 0.999
+        assert "try again in about" in str(error)
+
+
+def test_idle_time_is_no_interval() -> None:
+    admission = Admission(max_queue=100, max_wait_s=20)
+    admission.slot_released(0, waiting=True)
+    admission.slot_released(1, waiting=False)
+    admission.slot_released(1000, waiting=True)
+    admission.slot_released(1001, waiting=True)
+    admission.check(waiting=20, ahead=20, deadline_s=math.inf)
+    with pytest.raises(OverloadedError, match="about 21 s, more than 20 s; try again in about 1 s"):
+        admission.check(waiting=21, ahead=21, deadline_s=math.inf)
+    with pytest.raises(OverloadedError, match=r"more than 5 s"):
+        admission.check(waiting=6, ahead=6, deadline_s=5)
+
+
+def test_deadlines_end_what_runs_and_what_waits(
+    parser: RequestParser, tokenizer: Tokenizer
+) -> None:
+    step = CountingStep()
+    engine = new_engine(step, Scheduler(1, 8), 5)
+    running, queued, other = (
+        sequence(parser, tokenizer, max_tokens=n, deadline_s=d)
+        for n, d in ((400, 50.0), (400, 50.0), (3, 500.0))
+    )
+    for one in (running, queued, other):
+        engine.submit(one)
+
+    def time_passes() -> None:
+        if len(step.steps) == 3:
+            running.accepted_s -= 100
+            queued.accepted_s -= 100
+            engine._next_check_s = 0.0
+
+    step.before = time_passes
+    run_all(engine, [running, queued, other])
+    for one in (running, queued):
+        assert isinstance(sink(one).error, DeadlineError)
+        assert str(sink(one).error) == "deadline_s: the answer was not complete after 50 s"
+    assert sink(other).tokens == [100, 101, 102]
+
+
+def test_who_waits_too_long_is_told(parser: RequestParser, tokenizer: Tokenizer) -> None:
+    step = CountingStep()
+    engine = new_engine(step, Scheduler(1, 8), 5, max_wait_s=20)
+    running, queued = (sequence(parser, tokenizer, max_tokens=20) for _ in range(2))
+    for one in (running, queued):
+        engine.submit(one)
+
+    def time_passes() -> None:
+        queued.accepted_s -= 100
+        engine._next_check_s = 0.0
+
+    step.before = time_passes
+    run_all(engine, [running, queued])
+    assert isinstance(sink(queued).error, OverloadedError)
+    assert len(sink(running).tokens) == 20
+
+
+def test_draining_ends_with_what_was_accepted(parser: RequestParser, tokenizer: Tokenizer) -> None:
+    engine = new_engine(CountingStep(), Scheduler(1, 8), 5)
+    accepted = [sequence(parser, tokenizer, max_tokens=4) for _ in range(3)]
+    for one in accepted:
+        engine.submit(one)
+    engine.drain()
+    with pytest.raises(Exception, match="shutting down"):
+        engine.submit(sequence(parser, tokenizer))
+    engine.run()
+    assert [len(sink(one).tokens) for one in accepted] == [4, 4, 4]
+
+
+def test_what_is_told_of_a_request(
+    parser: RequestParser, tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "cold_backend.telemetry")
+    telemetry = Telemetry(SETTINGS)
+    request = parser.parse({"input_ids": np.arange(5, 10), "max_tokens": np.array([3])})
+    one = Sequence(request, Sink(), tokenizer, request_id="7")
+    one.admitted_s = one.accepted_s + 0.25
+    telemetry.admitted(one)
+    one.tokens += [1, 2, 3]
+    one.first_token_s = one.accepted_s + 1
+    telemetry.ended(one, FinishReason.LENGTH, one.accepted_s + 2)
+    telemetry.sample(Load(running=2, waiting=3, cached_tokens=512))
+    changes = telemetry.metrics.take()
+    assert changes.counts[m.REQUESTS, ("a", "cold", "length")] == 1
+    assert changes.counts[m.PROMPT_TOKENS, ("a",)] == 5
+    assert changes.observations[m.ITL] == [pytest.approx(0.5)]
+    assert changes.observations[m.QUEUE] == [pytest.approx(0.25)]
+    assert changes.gauges[m.KV_USED] == 512 / (16 * 512)
+    assert not telemetry.metrics.take().counts
+
+    line = json.loads(JsonLines("cold").format(caplog.records[0]))
+    assert line["request"] == "7"
+    assert (line["output_tokens"], line["outcome"], line["ttft_ms"]) == (3, "length", 1000)
+    assert "prompt" not in line
+    assert "request=7" in TextLines("cold").format(caplog.records[0])
+
+
+def test_prompts_are_logged_only_when_asked(
+    tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "cold_backend.telemetry")
+    settings = Settings(base_model="m", adapters={"a": "p"}, log_prompts=True)
+    request = RequestParser(settings, tokenizer).parse(
+        {"text_input": np.array([b"A secret"], object)}
+    )
+    Telemetry(settings).ended(Sequence(request, Sink(), tokenizer), FinishReason.STOP, 0)
+    assert vars(caplog.records[0])["prompt"] == "A secret"
