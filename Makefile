@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Nothing may be fetched from a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test serve check ascend-check npu-test format bench bench-kernels clean
+.PHONY: setup demo test serve check ascend-check npu-test format bench bench-kernels load soak faults clean
 
 setup: .venv/.installed $(BASE_MODEL)/config.json
 
@@ -82,6 +82,20 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt
 bench: setup $(PEERS)/.installed
 	$(BIN)/python benchmarks/bench_server.py --base-model $(BASE_MODEL) --cache $(CACHE)/benchmark --peers $(PEERS)
 	OMP_PROC_BIND=true $(BIN)/python benchmarks/step_time.py --base-model $(BASE_MODEL) --cache $(CACHE)/benchmark
+
+ADAPTERS := --base-model $(BASE_MODEL) --adapter equations=$(ADAPTER)
+SLO := --slo ttft_ms:2000 --slo itl_ms:100 --fail-if 'error_share > 0'
+
+load: setup
+	$(BIN)/python load_tests/run.py $(ADAPTERS) -- --shape steps --levels 1,4,8,16 --duration 60s $(SLO) --report build/load
+
+SOAK ?= 1h
+
+soak: setup
+	$(BIN)/python load_tests/run.py $(ADAPTERS) -- --levels 8 --duration $(SOAK) $(SLO) --report build/soak
+
+faults: setup
+	$(BIN)/python load_tests/faults.py $(ADAPTERS) --report build/faults
 
 # Bound threads: where something else runs, two on one core would wait for each other.
 bench-kernels: .venv/.installed

@@ -1,56 +1,187 @@
-"""Locust users that stream generations from a running server over HTTP.
+"""Locust users of a CoLD server; `run.py` starts them and a server, README.md explains.
 
-Reports a request event per generation, and TTFT and ITL as events of type METRIC, in milliseconds.
-ITL = (latency - TTFT) / (responses - 1).
+Locust's own statistics show one event a request, named by protocol and kind, and TTFT and ITL as
+events of type METRIC, in milliseconds.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import random
+import sys
 import time
+from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from locust import HttpUser, constant, events, task
+import gevent
+import grpc.experimental.gevent
+from locust import LoadTestShape, User, constant, events, task
+from locust.env import Environment
+from locust.runners import MasterRunner, WorkerRunner
 
-_PROBLEMS = Path(__file__).parent.parent / "examples/data/word_problems/dev.csv"
-with _PROBLEMS.open(newline="") as file:
-    PROMPTS = [row["Question"] for row in csv.DictReader(file)]
+# Locust imports this file by its path.
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from load_tests.caller import Caller
+from load_tests.report import Report
+from load_tests.samples import Sample, Threshold, parse_slo
+from load_tests.shapes import SHAPES, Shape, parse_duration_s
+from load_tests.workload import Mix, Workload
+
+_samples: list[Sample] = []  # of this process, and on a master those that workers have sent
 
 
-class StreamingUser(HttpUser):
-    """Asks for one generation after the other."""
+@events.init_command_line_parser.add_listener
+def _add_options(parser: Any) -> None:
+    add = parser.add_argument_group("CoLD").add_argument
+    add("--grpc-url", default="grpc://127.0.0.1:8001", help="--host has the HTTP URL")
+    add("--shape", default="constant", choices=SHAPES)
+    add("--levels", default="8", help="users, comma-separated for steps")
+    add("--duration", default="1m", help="of the whole test")
+    add(
+        "--arrivals",
+        default="closed",
+        choices=("closed", "poisson"),
+        help="closed: a user asks when answered; poisson: --user-rate times a second, regardless",
+    )
+    add("--user-rate", type=float, default=1.0, help="requests/s of a poisson user")
+    add("--seed", type=int, default=1)
+    add("--timeout-s", type=float, default=120.0, help="of a request")
+    for name, default in asdict(Mix()).items():
+        add(f"--{name.replace('_', '-')}", type=type(default), default=default, help="see Mix")
+    add("--slo", action="append", default=[], help="ttft_ms:2000 or itl_ms:100; for goodput")
+    add("--fail-if", action="append", default=[], help="'error_share > 0.01' for instance")
+    add("--report", default="", metavar="DIR", help="where the JSON and the picture go")
+
+
+@events.init.add_listener
+def _prepare(environment: Environment, **_: Any) -> None:
+    # After Locust has forked its workers.
+    grpc.experimental.gevent.init_gevent()
+    options = environment.parsed_options
+    if options is None:
+        return
+    try:
+        _mix(options)
+        _shape(options)
+        for text in options.fail_if:
+            Threshold.parse(text)
+        dict(map(parse_slo, options.slo))
+    except ValueError as error:
+        sys.exit(f"locust: {error}")
+
+
+class ColdUser(User):
+    """Makes the calls of a workload of its own."""
 
     wait_time = constant(0)
+    numbers = iter(range(1 << 30))
+
+    def on_start(self) -> None:
+        options = self.environment.parsed_options
+        self._options = options
+        self._caller = Caller(options.grpc_url, options.host, options.timeout_s)
+        # Workers are processes of their own, with users of the same numbers.
+        runner = self.environment.runner
+        worker = runner.worker_index if isinstance(runner, WorkerRunner) else 0
+        seed = hash((options.seed, worker, next(self.numbers)))
+        self._workload = Workload(_mix(options), self._caller.adapters(), seed)
+        self._chance = random.Random(seed)
+
+    def on_stop(self) -> None:
+        self._caller.close()
 
     @task
-    def stream(self) -> None:
-        body = {"text_input": random.choice(PROMPTS), "stream": True, "max_tokens": 32}
-        begin = time.perf_counter()
-        arrivals = []
-        with self.client.post(
-            "/v2/models/cold/generate_stream", json=body, stream=True, catch_response=True
-        ) as response:
-            for line in response.iter_lines():
-                if line.startswith(b"data:"):
-                    if "error" in json.loads(line[5:]):
-                        response.failure(line.decode())
-                    arrivals.append(time.perf_counter())
-            if not arrivals:
-                response.failure("no response in the stream")
-                return
-        _report("TTFT", arrivals[0] - begin)
-        if len(arrivals) > 1:
-            _report("ITL", (arrivals[-1] - arrivals[0]) / (len(arrivals) - 1))
+    def call(self) -> None:
+        """One call; of a Poisson user, one that is not waited for."""
+        if self._options.arrivals == "closed":
+            return self._make(self._workload.next())
+        gevent.sleep(self._chance.expovariate(self._options.user_rate))
+        gevent.spawn(self._make, self._workload.next())
+
+    def _make(self, call: Any) -> None:
+        sample = self._caller.make(call)
+        _samples.append(sample)
+        self._fire(sample.protocol, sample.kind, sample.latency_ms, sample)
+        for name, value in (("ttft_ms", sample.ttft_ms), ("itl_ms", sample.itl_ms)):
+            if value is not None and sample.kind == "ok":
+                self._fire("METRIC", name, value, sample)
+
+    def _fire(self, kind: str, name: str, value_ms: float, sample: Sample) -> None:
+        failed = sample.kind == "error"
+        self.environment.events.request.fire(
+            request_type=kind,
+            name=name,
+            response_time=value_ms,
+            response_length=sample.output_tokens,
+            exception=RuntimeError(sample.message) if failed else None,
+            context={},
+        )
 
 
-def _report(name: str, seconds: float) -> None:
-    events.request.fire(
-        request_type="METRIC",
-        name=name,
-        response_time=seconds * 1000,
-        response_length=0,
-        exception=None,
-        context={},
+class Load(LoadTestShape):
+    """What the options say."""
+
+    def tick(self) -> tuple[int, float] | None:
+        """See Locust."""
+        options = self.runner.environment.parsed_options if self.runner else None
+        users = _shape(options).users(self.get_run_time()) if options else None
+        return None if users is None else (users, 1000.0)
+
+
+@events.test_start.add_listener
+def _begin(environment: Environment, **_: Any) -> None:
+    _samples.clear()
+    environment.begun_s = time.time()  # type: ignore[attr-defined]
+
+
+@events.report_to_master.add_listener
+def _send(data: dict[str, Any], **_: Any) -> None:
+    data["samples"] = [asdict(sample) for sample in _samples]
+    _samples.clear()
+
+
+@events.worker_report.add_listener
+def _receive(data: dict[str, Any], **_: Any) -> None:
+    _samples.extend(Sample(**sample) for sample in data.get("samples", ()))
+
+
+@events.quitting.add_listener
+def _finish(environment: Environment, **_: Any) -> None:
+    options = environment.parsed_options
+    if options is None or isinstance(environment.runner, WorkerRunner):
+        return
+    report = Report(
+        samples=_samples,
+        begun_s=getattr(environment, "begun_s", time.time()),
+        shape=_shape(options),
+        slo=dict(map(parse_slo, options.slo)),
+        settings=_shown(options, distributed=isinstance(environment.runner, MasterRunner)),
     )
+    print(report.text())
+    if options.report:
+        report.write(Path(options.report))
+    crossed = [t for t in map(Threshold.parse, options.fail_if) if t.is_crossed(report.figures)]
+    for threshold in crossed:
+        print(f"FAILED: {threshold}")
+    # Locust's own idea would be 1 after any event with an exception.
+    environment.process_exit_code = 1 if crossed else 0
+
+
+def _mix(options: Namespace) -> Mix:
+    return Mix(**{name: getattr(options, name) for name in asdict(Mix())})
+
+
+def _shape(options: Namespace) -> Shape:
+    try:
+        levels = tuple(int(level) for level in options.levels.split(","))
+    except ValueError:
+        raise ValueError(f"levels: must be numbers, got {options.levels!r}") from None
+    return Shape(options.shape, levels, parse_duration_s(options.duration))
+
+
+def _shown(options: Namespace, *, distributed: bool) -> dict[str, Any]:
+    names = ("shape", "levels", "duration", "arrivals", "user_rate", "seed", "slo", "fail_if")
+    shown = {name: getattr(options, name) for name in names}
+    return shown | {"mix": asdict(_mix(options)), "distributed": distributed}

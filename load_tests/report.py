@@ -1,0 +1,60 @@
+"""The outcome of a load test: a table, a JSON file and a picture."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from load_tests.pictures import draw
+from load_tests.samples import Sample, by_level, figures, table
+from load_tests.shapes import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that is known at the end.
+
+    Attributes:
+        begun_s: when the test began, seconds since 1970.
+        slo: limits by metric, for goodput.
+        settings: what to put into the JSON file beside the figures.
+    """
+
+    samples: Sequence[Sample]
+    begun_s: float
+    shape: Shape
+    slo: dict[str, float]
+    settings: dict[str, Any]
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """All figures by name."""
+        return figures(self.samples, self.shape.duration_s, self.slo)
+
+    @property
+    def levels(self) -> list[dict[str, Any]]:
+        """The figures by number of users."""
+        return by_level(self.samples, self.shape.users, self.begun_s, self.slo)
+
+    def text(self) -> str:
+        """For a terminal: the figures, and what was wrong."""
+        wrong = Counter(s.message for s in self.samples if s.kind in ("error", "refused"))
+        lines = [f"{count:6} x {message}" for message, count in wrong.most_common(10)]
+        return "\n".join([table(self.figures), *lines])
+
+    def write(self, directory: Path) -> None:
+        """Writes load.json and load.png."""
+        directory.mkdir(parents=True, exist_ok=True)
+        by_protocol = Counter(f"{s.protocol} {s.kind}" for s in self.samples)
+        document = {
+            "settings": self.settings,
+            "figures": self.figures,
+            "levels": self.levels,
+            "requests": dict(sorted(by_protocol.items())),
+        }
+        (directory / "load.json").write_text(json.dumps(document, indent=1) + "\n")
+        draw(self.samples, self.begun_s, self.levels, directory / "load.png")
