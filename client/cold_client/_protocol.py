@@ -18,8 +18,8 @@ _DATATYPES = {
     "BYTES": "text_input messages lora_name decoding stop_words bad_words",
     "INT64": "input_ids",
     "FP32": "alpha beta temperature top_p min_p"
-    " repetition_penalty presence_penalty frequency_penalty",
-    "INT32": "top_k max_tokens min_tokens",
+    " repetition_penalty presence_penalty frequency_penalty deadline_s",
+    "INT32": "top_k max_tokens min_tokens priority",
     "UINT64": "seed",
     "BOOL": "ignore_eos stream exclude_input_in_output return_log_probs return_finish_reason"
     " return_num_input_tokens return_num_output_tokens return_contrast",
