@@ -15,7 +15,7 @@ from .catalogue import Served
 MAX_PROMPTS = 32  # of one body; each is a request of its own to the server
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # equal ones, 0 and False, would share an annotation
 class Only:
     """A validator of OpenAI's fields that have nothing behind them here: null, or what is off."""
 
@@ -50,8 +50,8 @@ def _text(value: Any) -> Any:
 def _prompts(value: Any) -> list[str | list[int]]:
     """One or many prompts, as text or token ids, as a list."""
     prompts = value if isinstance(value, list) and not _is_ids(value) else [value]
-    if not all(isinstance(prompt, str) or _is_ids(prompt) for prompt in prompts):
-        raise PydanticCustomError("prompt", "must be a string, token ids, or a list of either")
+    if not prompts or not all(isinstance(prompt, str) or _is_ids(prompt) for prompt in prompts):
+        raise PydanticCustomError("prompt", "must be a string, token ids, or a list of them")
     if len(prompts) > MAX_PROMPTS:
         raise PydanticCustomError("prompt", "at most {most} prompts", {"most": MAX_PROMPTS})
     return prompts

@@ -85,7 +85,7 @@ def from_validation(error: ValidationError) -> ApiError:
     where = ".".join(map(str, fault["loc"]))
     param = str(fault["loc"][0]) if fault["loc"] else None
     if fault["type"] == "extra_forbidden":
-        what = "no field that is supported here"
+        what = "not a field that is supported here"
     elif fault["type"] in ("missing", "json_invalid"):
         what = fault["msg"]
     else:

@@ -46,6 +46,8 @@ FULL = Request(
     return_log_probs=True,
     return_num_output_tokens=True,
     return_contrast=True,
+    deadline_s=2.5,
+    priority=2,
 )
 
 
