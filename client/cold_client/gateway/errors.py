@@ -1,0 +1,117 @@
+"""Errors as OpenAI's API has them: a status and `{"error": {message, type, param, code}}`."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from .._exceptions import (
+    AdapterNotFound,
+    ColdClientError,
+    InvalidRequest,
+    ProtocolError,
+    RequestTimeout,
+    ServerUnavailable,
+)
+
+_RETRY_S = 5  # where the server does not say
+_RETRY = re.compile(r"try again in about (\d+(?:\.\d+)?) s")
+_INVALID = "invalid_request_error"
+_SERVER = "server_error"
+# Inputs of the server that go by another name here.
+_PARAMS = {
+    "input_ids": "prompt",
+    "lora_name": "model",
+    "stop_words": "stop",
+    "text_input": "prompt",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ApiError:
+    """An answer that says no.
+
+    Attributes:
+        status: of the HTTP response, unless that has begun.
+        param: the field of the body at fault, if one is.
+        retry_s: seconds after which trying again may help; None where it does not.
+    """
+
+    status: int
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+    retry_s: int | None = None
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body."""
+        shown = asdict(self)
+        return {"error": {name: shown[name] for name in ("message", "type", "param", "code")}}
+
+    def response(self) -> JSONResponse:
+        """The whole HTTP response."""
+        headers = {} if self.retry_s is None else {"Retry-After": str(self.retry_s)}
+        return JSONResponse(self.body(), self.status, headers)
+
+
+def from_client(error: ColdClientError) -> ApiError:
+    """What a failed request to the CoLD server turns into."""
+    message = str(error)
+    if isinstance(error, InvalidRequest):
+        message, param = _renamed(message, error.field)
+        return ApiError(400, message, _INVALID, param)
+    if isinstance(error, AdapterNotFound):
+        message, param = _renamed(message, "lora_name")
+        return ApiError(404, message, _INVALID, param, "model_not_found")
+    if isinstance(error, ServerUnavailable):
+        return ApiError(503, message, _SERVER, None, "unavailable", _retry_s(message))
+    if isinstance(error, RequestTimeout):
+        return ApiError(504, message, _SERVER, None, "deadline_exceeded")
+    if isinstance(error, ProtocolError):
+        return ApiError(502, message, _SERVER, None, "bad_gateway")
+    return ApiError(500, message, _SERVER, None, "internal")
+
+
+def from_validation(error: ValidationError) -> ApiError:
+    """What a body that is not as it should be turns into; names the first fault."""
+    fault = error.errors(include_url=False)[0]
+    where = ".".join(map(str, fault["loc"]))
+    param = str(fault["loc"][0]) if fault["loc"] else None
+    if fault["type"] == "extra_forbidden":
+        what = "not a field that is supported here"
+    elif fault["type"] in ("missing", "json_invalid"):
+        what = fault["msg"]
+    else:
+        what = f"{fault['msg']}, got {_short(fault['input'])}"
+    return ApiError(400, f"{where or 'body'}: {what}", _INVALID, param)
+
+
+def from_http(error: HTTPException) -> ApiError:
+    """What an unknown path or a wrong method turns into."""
+    return ApiError(error.status_code, error.detail, _INVALID)
+
+
+def _renamed(message: str, field: str | None) -> tuple[str, str | None]:
+    """The message and the field under the name that the field has here."""
+    if field not in _PARAMS:
+        return message, field
+    param = _PARAMS[field]
+    rest = message.removeprefix(f"{field}: ")
+    return (message if rest == message else f"{param}: {rest}"), param
+
+
+def _retry_s(message: str) -> int:
+    told = _RETRY.search(message)
+    return math.ceil(float(told[1])) if told else _RETRY_S
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,204 @@
+"""Bodies of OpenAI's API become the requests that they mean, or are refused by name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from cold_client import InvalidRequest, Model, Request
+from cold_client.gateway.bodies import Body, ChatBody, CompletionBody
+from cold_client.gateway.catalogue import served_by
+from cold_client.gateway.errors import ApiError, from_client, from_validation
+
+MODELS = served_by(Model(name="cold", adapters=("math", "law"), base_model="tiny"), 0)
+BASE, MATH, _ = MODELS
+CHAT: dict[str, Any] = {"model": "math", "messages": [{"role": "user", "content": "hi"}]}
+PROMPT: dict[str, Any] = {"model": "math", "prompt": "hi"}
+
+number = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-5, 5)
+words = st.lists(st.text(min_size=1), min_size=1, max_size=4)
+json_value = st.recursive(
+    st.none() | st.booleans() | st.integers() | number | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+# By the name of the field here, and of the input there.
+SAME = {
+    "decoding": st.sampled_from(["cold", "greedy", "base"]),
+    "alpha": number,
+    "beta": number,
+    "temperature": number,
+    "top_k": st.integers(),
+    "top_p": number,
+    "min_p": number,
+    "repetition_penalty": number,
+    "presence_penalty": number,
+    "frequency_penalty": number,
+    "seed": st.integers(0, 2**64 - 1),
+    "max_tokens": st.integers(),
+    "min_tokens": st.integers(),
+    "bad_words": words,
+    "ignore_eos": st.booleans(),
+    "return_contrast": st.booleans(),
+    "deadline_s": number,
+    "priority": st.integers(),
+}
+
+
+def parse(body: dict[str, Any], kind: type[Body] = ChatBody) -> Body:
+    return kind.model_validate_json(json.dumps(body))
+
+
+def refusal(body: dict[str, Any], kind: type[Body] = ChatBody) -> ApiError:
+    try:
+        parse(body, kind).requests(MATH)
+    except ValidationError as error:
+        return from_validation(error)
+    except InvalidRequest as error:
+        return from_client(error)
+    pytest.fail("it was not refused")
+
+
+@given(st.fixed_dictionaries({}, optional={n: v | st.none() for n, v in SAME.items()}))
+def test_inputs_of_the_same_name_are_passed_on(fields: dict[str, Any]) -> None:
+    expected = replace(Request(lora_name="math"), **fields)
+    (chat,) = parse(CHAT | fields).requests(MATH)
+    assert chat == replace(expected, messages=CHAT["messages"])
+    (completion,) = parse(PROMPT | fields, CompletionBody).requests(MATH)
+    assert completion == replace(expected, text_input="hi")
+
+
+@given(
+    field=st.sampled_from(sorted({*ChatBody.model_fields, *CompletionBody.model_fields, "x"})),
+    value=json_value,
+)
+def test_any_value_is_understood_or_refused_by_name(field: str, value: Any) -> None:
+    for kind, body in ((ChatBody, CHAT), (CompletionBody, PROMPT)):
+        try:
+            requests = parse(body | {field: value}, kind).requests(MATH)
+            assert all(isinstance(request, Request) for request in requests)
+        except ValidationError as error:
+            api_error = from_validation(error)
+            assert (api_error.status, api_error.param) == (400, field)
+            assert api_error.message.startswith((f"{field}: ", f"{field}."))
+        except InvalidRequest as error:
+            assert from_client(error).status == 400
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n": 2},
+        {"n": True},
+        {"logit_bias": {"5": 1}},
+        {"tools": [{"type": "function"}]},
+        {"tool_choice": "auto"},
+        {"response_format": {"type": "json_object"}},
+        {"top_logprobs": 3},
+        {"store": True},
+        {"metadata": {}},
+        {"temperature": "1"},
+        {"max_tokens": 1.5},
+        {"stop": [1]},
+        {"seed": -1},
+        {"messages": []},
+        {"messages": [{"role": "tool", "content": "x"}]},
+        {"messages": [{"role": "user", "content": None}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+        {"messages": [{"role": "user", "content": "x", "name": "y"}]},
+        {"stream_options": {"include_usage": True}},
+        {"stream": True, "stream_options": {"other": True}},
+    ],
+    ids=str,
+)
+def test_what_cannot_be_honoured_is_refused(change: dict[str, Any]) -> None:
+    error = refusal(CHAT | change)
+    assert (error.status, error.type) == (400, "invalid_request_error")
+    assert error.param == list(change)[-1]
+    assert error.message.startswith((f"{error.param}: ", f"{error.param}."))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"best_of": 2},
+        {"suffix": "end"},
+        {"logprobs": 1},
+        {"logprobs": 0, "echo": True},
+        {"prompt": []},
+        {"prompt": ["a", 1]},
+        {"prompt": ["a"] * 33},
+        {"prompt": ["a", "b"], "stream": True},
+    ],
+    ids=str,
+)
+def test_what_completions_refuse(change: dict[str, Any]) -> None:
+    assert refusal(PROMPT | change, CompletionBody).param == next(iter(change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n": 1},
+        {"n": None, "logit_bias": {}, "user": "me"},
+        {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "store": False},
+        {"top_logprobs": 0, "stop": []},
+    ],
+    ids=str,
+)
+def test_what_is_off_is_accepted(change: dict[str, Any]) -> None:
+    (request,) = parse(CHAT | change).requests(MATH)
+    assert request == Request(lora_name="math", messages=CHAT["messages"])
+
+
+def test_messages() -> None:
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    messages = [{"role": "developer", "content": "brief"}, {"role": "user", "content": parts}]
+    (request,) = parse(CHAT | {"messages": messages}).requests(MATH)
+    assert request.messages == [
+        {"role": "system", "content": "brief"},
+        {"role": "user", "content": "one\ntwo"},
+    ]
+
+
+def test_names_that_differ() -> None:
+    (request,) = parse(CHAT | {"max_completion_tokens": 7, "stop": "a"}).requests(MATH)
+    assert (request.max_tokens, request.stop_words) == (7, ["a"])
+    error = refusal(CHAT | {"max_completion_tokens": 7, "max_tokens": 7})
+    assert error.param == "max_tokens"
+    (chat,) = parse(CHAT | {"logprobs": True}).requests(MATH)
+    (completion,) = parse(PROMPT | {"logprobs": 0}, CompletionBody).requests(MATH)
+    assert chat.return_log_probs is completion.return_log_probs is True
+    (echo,) = parse(PROMPT | {"echo": True}, CompletionBody).requests(MATH)
+    assert echo.exclude_input_in_output is False
+
+
+@given(
+    st.lists(st.text() | st.lists(st.integers(), min_size=1), min_size=1, max_size=32)
+    | st.text()
+    | st.lists(st.integers(), min_size=1)
+)
+def test_prompts(prompt: Any) -> None:
+    requests = parse(PROMPT | {"prompt": prompt}, CompletionBody).requests(MATH)
+    one = isinstance(prompt, str) or isinstance(prompt[0], int)
+    given_prompts = [prompt] if one else prompt
+    assert [request.text_input or request.input_ids or "" for request in requests] == given_prompts
+
+
+def test_the_base_model_is_decoded_alone() -> None:
+    (request,) = parse(CHAT | {"model": "tiny"}).requests(BASE)
+    assert (request.decoding, request.lora_name) == ("base", None)
+    with pytest.raises(InvalidRequest, match="decoding: must be base"):
+        parse(CHAT | {"model": "tiny", "decoding": "greedy"}).requests(BASE)
+
+
+def test_an_adapter_hides_a_base_model_of_its_name() -> None:
+    served = served_by(Model(name="cold", adapters=("tiny",), base_model="tiny"), 0)
+    assert [(model.id, model.adapter) for model in served] == [("tiny", "tiny")]
+    assert [model.id for model in served_by(Model(name="cold"), 0)] == ["base"]
