@@ -34,6 +34,7 @@ class Server:
 
     grpc: str
     http: str
+    metrics: str
     process: ServerProcess
 
 
@@ -84,7 +85,12 @@ def server(request: pytest.FixtureRequest, base_model: Path, adapter: Path) -> I
     endpoints = Endpoints(http_port=http, grpc_port=grpc, metrics_port=metrics)
     with ServerProcess(settings, endpoints) as process:
         await_ready(process)
-        yield Server(f"grpc://127.0.0.1:{grpc}", f"http://127.0.0.1:{http}", process)
+        yield Server(
+            grpc=f"grpc://127.0.0.1:{grpc}",
+            http=f"http://127.0.0.1:{http}",
+            metrics=f"http://127.0.0.1:{metrics}/metrics",
+            process=process,
+        )
 
 
 def await_ready(process: ServerProcess) -> None:

@@ -1,0 +1,68 @@
+"""The panels of dashboard.json and their queries."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+DASHBOARD = Path(__file__).with_name("dashboard.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One query of a panel.
+
+    Attributes:
+        expression: PromQL with Grafana's variables.
+        legend: name of a series, with `{{label}}` in the places of its labels.
+    """
+
+    expression: str
+    legend: str
+
+    def promql(self, *, rate_s: int, instance: str = ".*") -> str:
+        """The query as Prometheus takes it.
+
+        Args:
+            rate_s: seconds that rates are taken over; at least four scrape intervals.
+            instance: regular expression of the servers' instances.
+        """
+        expression = self.expression.replace("$__rate_interval", f"{rate_s}s")
+        return expression.replace("$instance", instance)
+
+    def label(self, labels: dict[str, str]) -> str:
+        """The legend of a series with these labels."""
+        text = self.legend
+        for name, value in labels.items():
+            text = text.replace("{{" + name + "}}", value)
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A panel that draws queries over time.
+
+    Attributes:
+        unit: Grafana's name of it.
+        stacked: whether the series are drawn on top of each other.
+    """
+
+    title: str
+    unit: str
+    stacked: bool
+    queries: tuple[Query, ...]
+
+
+def panels(path: Path = DASHBOARD) -> list[Panel]:
+    """The panels in their order, rows left out."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    found = []
+    for panel in document["panels"]:
+        if panel["type"] == "row":
+            continue
+        defaults = panel["fieldConfig"]["defaults"]
+        queries = tuple(Query(t["expr"], t["legendFormat"]) for t in panel["targets"])
+        stacked = "stacking" in defaults["custom"]
+        found.append(Panel(panel["title"], defaults["unit"], stacked, queries))
+    return found

@@ -1,0 +1,66 @@
+"""Debian programs that the tests start beside the server: deploy/install-test-tools.sh."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+START_TIMEOUT_S = 30
+
+
+def find(name: str) -> str:
+    """The program's path; the test fails if it is not installed."""
+    # Where Debian keeps daemons, which is not on everybody's PATH.
+    found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
+    if found is None:
+        pytest.fail(f"{name} is not installed; deploy/install-test-tools.sh does it")
+    return found
+
+
+def run(name: str, *arguments: str | Path) -> str:
+    """What the program prints; the test fails if it fails."""
+    done = subprocess.run(
+        [find(name), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@contextmanager
+def running(
+    name: str, *arguments: str | Path, log: Path, ready: Callable[[], bool]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The program while it runs, from when it is ready; what it prints goes to `log`."""
+    with log.open("wb") as output:
+        process = subprocess.Popen([find(name), *arguments], stdout=output, stderr=output)
+    try:
+        wait_for(lambda: process.poll() is not None or ready(), f"{name} did not start")
+        assert process.poll() is None, f"{name} ended:\n{log.read_text()}"
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for(condition: Callable[[], bool], failure: str) -> None:
+    """Polls until the condition holds; the test fails if that takes too long."""
+    give_up = time.monotonic() + START_TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < give_up, failure
+        time.sleep(0.1)
