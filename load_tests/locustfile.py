@@ -16,6 +16,7 @@ from typing import Any
 
 import gevent
 import grpc.experimental.gevent
+from gevent.pool import Group
 from locust import LoadTestShape, User, constant, events, task
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
@@ -81,6 +82,7 @@ class ColdUser(User):
     def on_start(self) -> None:
         options = self.environment.parsed_options
         self._options = options
+        self._calls = Group()
         self._caller = Caller(options.grpc_url, options.host, options.timeout_s)
         # Workers are processes of their own, with users of the same numbers.
         runner = self.environment.runner
@@ -90,6 +92,7 @@ class ColdUser(User):
         self._chance = random.Random(seed)
 
     def on_stop(self) -> None:
+        self._calls.join(timeout=self._options.timeout_s)
         self._caller.close()
 
     @task
@@ -98,7 +101,7 @@ class ColdUser(User):
         if self._options.arrivals == "closed":
             return self._make(self._workload.next())
         gevent.sleep(self._chance.expovariate(self._options.user_rate))
-        gevent.spawn(self._make, self._workload.next())
+        self._calls.start(gevent.Greenlet(self._make, self._workload.next()))
 
     def _make(self, call: Any) -> None:
         sample = self._caller.make(call)
