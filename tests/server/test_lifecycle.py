@@ -143,7 +143,7 @@ def test_stopping_ends_streams_and_leaves_nothing(
     config = tmp_path / "cold.toml"
     config.write_text(
         f'base_model = "{base_model}"\nmax_sequences = 2\nmax_context = 640\n'
-        f'execution = "{execution}"\n'
+        f'execution = "{execution}"\ndrain_timeout_s = 0\n'
         f"http_port = {http}\ngrpc_port = {grpc}\nmetrics_port = {metrics}\n"
         f'[adapters]\nequations = "{adapter}"\n'
     )
