@@ -42,8 +42,7 @@ class Report:
 
     def text(self) -> str:
         """For a terminal: the figures, and what was wrong."""
-        wrong = Counter(s.message for s in self.samples if s.kind in ("error", "refused"))
-        lines = [f"{count:6} x {message}" for message, count in wrong.most_common(10)]
+        lines = [f"{count:6} x {message}" for message, count in self._messages().items()]
         return "\n".join([table(self.figures), *lines])
 
     def write(self, directory: Path) -> None:
@@ -55,6 +54,12 @@ class Report:
             "figures": self.figures,
             "levels": self.levels,
             "requests": dict(sorted(by_protocol.items())),
+            "messages": self._messages(),
         }
         (directory / "load.json").write_text(json.dumps(document, indent=1) + "\n")
         draw(self.samples, self.begun_s, self.levels, directory / "load.png")
+
+    def _messages(self) -> dict[str, int]:
+        """How often the server said what, of errors and refusals; the most frequent ones."""
+        wrong = Counter(s.message for s in self.samples if s.kind in ("error", "refused"))
+        return dict(wrong.most_common(50))

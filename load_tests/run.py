@@ -11,13 +11,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from cold_client import Client, ServerUnavailable
 
 _HERE = Path(__file__).parent
 _COMMANDS = Path(sys.executable).parent
-_GRPC, _HTTP, _METRICS = 8101, 8100, 8102
+GRPC, HTTP, METRICS = 8101, 8100, 8102
 
 
 def main() -> int:
@@ -27,29 +28,37 @@ def main() -> int:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("locust", nargs="*", help="arguments for Locust, after --")
     options = parser.parse_args()
-    ports = ("--http-port", _HTTP, "--grpc-port", _GRPC, "--metrics-port", _METRICS)
-    adapters = (part for pair in options.adapter for part in ("--adapter", pair))
-    model = ("--base-model", options.base_model, "--dtype", options.dtype)
-    command = [_COMMANDS / "cold-server", *model, *adapters, *ports]
     log = _HERE / "server.log"
     print(f"starting a server; its log is {log}", flush=True)
     with log.open("w") as file:
-        server = subprocess.Popen([str(part) for part in command], stderr=file)
+        command = server_command(options.base_model, options.adapter, options.dtype)
+        server = subprocess.Popen(command, stderr=file)
         try:
-            return _load(options.locust) if _is_ready(server) else 1
+            ready = is_ready(server)
+            return subprocess.run(locust_command(*options.locust)).returncode if ready else 1
         finally:
             server.send_signal(signal.SIGINT)
             server.wait()
 
 
-def _load(arguments: list[str]) -> int:
-    urls = ["--host", f"http://127.0.0.1:{_HTTP}", "--grpc-url", f"grpc://127.0.0.1:{_GRPC}"]
+def server_command(base_model: str, adapters: Sequence[str], dtype: str) -> list[str]:
+    """How a server is started; adapters are NAME=DIR."""
+    ports = ("--http-port", HTTP, "--grpc-port", GRPC, "--metrics-port", METRICS)
+    named = (part for pair in adapters for part in ("--adapter", pair))
+    command = [_COMMANDS / "cold-server", "--base-model", base_model, "--dtype", dtype]
+    return [str(part) for part in (*command, *named, *ports)]
+
+
+def locust_command(*arguments: str) -> list[str]:
+    """How Locust is started."""
+    urls = ("--host", f"http://127.0.0.1:{HTTP}", "--grpc-url", f"grpc://127.0.0.1:{GRPC}")
     command = [_COMMANDS / "locust", "-f", _HERE / "locustfile.py", "--headless", *urls]
-    return subprocess.run([*command, *arguments]).returncode
+    return [str(part) for part in (*command, *arguments)]
 
 
-def _is_ready(server: subprocess.Popen[bytes]) -> bool:
-    with Client(f"grpc://127.0.0.1:{_GRPC}") as client:
+def is_ready(server: subprocess.Popen[bytes]) -> bool:
+    """Waits until the server is ready; false if it ended."""
+    with Client(f"grpc://127.0.0.1:{GRPC}") as client:
         while server.poll() is None:
             with contextlib.suppress(ServerUnavailable):
                 if client.health().ready:
