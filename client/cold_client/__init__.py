@@ -6,6 +6,7 @@ with Client("grpc://127.0.0.1:8001") as client:
 
 from ._client import AsyncClient, Client
 from ._exceptions import (
+    AccessDenied,
     AdapterNotFound,
     ColdClientError,
     InvalidRequest,
@@ -18,12 +19,14 @@ from ._exceptions import (
 from ._grpc import AsyncGrpcTransport, GrpcTransport
 from ._http import AsyncHttpTransport, HttpTransport
 from ._stream import AsyncStream, Stream
-from ._transport import AsyncTransport, Transport
+from ._transport import Access, AsyncTransport, Transport
 from ._types import Health, Model, Piece, Request, Result, TokenContrast
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Access",
+    "AccessDenied",
     "AdapterNotFound",
     "AsyncClient",
     "AsyncGrpcTransport",

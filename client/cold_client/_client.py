@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from ._grpc import AsyncGrpcTransport, GrpcTransport
 from ._http import AsyncHttpTransport, HttpTransport
 from ._stream import AsyncStream, Stream
-from ._transport import AsyncTransport, Transport, scheme_and_target
+from ._transport import Access, AsyncTransport, Transport, scheme_and_target
 from ._types import Health, Model, Request, Result
 
 DEFAULT_URL = "grpc://127.0.0.1:8001"
@@ -27,9 +30,11 @@ class Client(_Limits):
     """Talks to a CoLD server; safe to share between threads.
 
     Args:
-        url: `grpc://host:port`, `http://host:port` or `https://host:port`.
+        url: `grpc://host:port` or `http://host:port`; `grpcs://` and `https://` with TLS.
         timeout_s: seconds that a call may take, unless the call says otherwise. Over HTTP a server
             that falls silent is given up to this long from its last byte.
+        headers: sent with every request, `{"Authorization": "Bearer ..."}` for one.
+        ca_file: PEM file of the authorities to trust; None takes the usual ones.
         transport: carries the requests instead of one made from `url`; the client owns it.
 
     All methods raise errors of `ColdClientError`. Close the client, or use it in a `with`, to end
@@ -41,10 +46,12 @@ class Client(_Limits):
         url: str = DEFAULT_URL,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        headers: Mapping[str, str] | None = None,
+        ca_file: str | Path | None = None,
         transport: Transport | None = None,
     ) -> None:
         super().__init__(timeout_s)
-        self._transport = transport or _transport(url)
+        self._transport = transport or _transport(url, Access(headers or {}, ca_file))
 
     def __enter__(self) -> Client:
         return self
@@ -97,10 +104,12 @@ class AsyncClient(_Limits):
         url: str = DEFAULT_URL,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        headers: Mapping[str, str] | None = None,
+        ca_file: str | Path | None = None,
         transport: AsyncTransport | None = None,
     ) -> None:
         super().__init__(timeout_s)
-        self._transport = transport or _async_transport(url)
+        self._transport = transport or _async_transport(url, Access(headers or {}, ca_file))
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -150,13 +159,15 @@ def _request(request: Request | str) -> Request:
     return Request(text_input=request) if isinstance(request, str) else request
 
 
-def _transport(url: str) -> Transport:
+def _transport(url: str, access: Access) -> Transport:
     scheme, target = scheme_and_target(url)
-    return GrpcTransport(target) if scheme == "grpc" else HttpTransport(f"{scheme}://{target}")
+    if scheme in ("grpc", "grpcs"):
+        return GrpcTransport(target, tls=scheme == "grpcs", access=access)
+    return HttpTransport(f"{scheme}://{target}", access=access)
 
 
-def _async_transport(url: str) -> AsyncTransport:
+def _async_transport(url: str, access: Access) -> AsyncTransport:
     scheme, target = scheme_and_target(url)
-    if scheme == "grpc":
-        return AsyncGrpcTransport(target)
-    return AsyncHttpTransport(f"{scheme}://{target}")
+    if scheme in ("grpc", "grpcs"):
+        return AsyncGrpcTransport(target, tls=scheme == "grpcs", access=access)
+    return AsyncHttpTransport(f"{scheme}://{target}", access=access)

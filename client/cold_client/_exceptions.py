@@ -4,6 +4,7 @@ ColdClientError
 ├── InvalidRequest      the request is malformed; `field` names the input, if known
 ├── AdapterNotFound     no adapter of that name is served
 ├── ServerUnavailable   refused connection, full queue, shutting down, model not loaded
+├── AccessDenied        the server, or a proxy before it, wants other credentials
 ├── RequestTimeout      `timeout_s`, or the request's own `deadline_s`, passed
 ├── RequestCancelled    the request was cancelled before it ended
 ├── ServerError         the server failed; the details are in its log
@@ -49,6 +50,10 @@ class ServerUnavailable(ColdClientError):
     """The server cannot be reached or takes no more work now; trying later may help."""
 
 
+class AccessDenied(ColdClientError):
+    """The server, or a proxy before it, wants other credentials."""
+
+
 class RequestTimeout(ColdClientError):
     """The request did not end within `timeout_s`."""
 
@@ -72,10 +77,14 @@ _FROM_GRPC: dict[str, type[ColdClientError]] = {
     "RESOURCE_EXHAUSTED": ServerUnavailable,
     "DEADLINE_EXCEEDED": RequestTimeout,
     "CANCELLED": RequestCancelled,
+    "UNAUTHENTICATED": AccessDenied,
+    "PERMISSION_DENIED": AccessDenied,
     "UNIMPLEMENTED": ProtocolError,
 }
 _FROM_HTTP: dict[int, type[ColdClientError]] = {
     400: InvalidRequest,
+    401: AccessDenied,
+    403: AccessDenied,
     404: AdapterNotFound,
     408: RequestTimeout,
     429: ServerUnavailable,

@@ -13,18 +13,28 @@ from tritonclient.grpc import service_pb2_grpc
 from ._exceptions import grpc_errors
 from ._models import has_config, with_config
 from ._protocol import MODEL, grpc_reply, grpc_request, whole
+from ._transport import Access
 from ._types import Health, Model, Piece, Request
 
 _UNLIMITED = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 _MODEL = pb.ModelReadyRequest(name=MODEL)
 _CONFIG = pb.ModelConfigRequest(name=MODEL)
+_OPEN = Access()
 
 
 class GrpcTransport:
     """Requests over gRPC to `host:port`, or over the given channel, which it then owns."""
 
-    def __init__(self, target: str, *, channel: grpc.Channel | None = None) -> None:
-        self._channel = channel or grpc.insecure_channel(target, options=_UNLIMITED)
+    def __init__(
+        self,
+        target: str,
+        *,
+        tls: bool = False,
+        access: Access = _OPEN,
+        channel: grpc.Channel | None = None,
+    ) -> None:
+        self._metadata = _metadata(access)
+        self._channel = channel or _channel(grpc, target, _credentials(access) if tls else None)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def pieces(
@@ -33,7 +43,7 @@ class GrpcTransport:
         message = grpc_request(request, stream=stream)
         seen = final = False
         with grpc_errors():
-            call = self._stub.ModelStreamInfer(iter([message]), timeout=timeout_s)
+            call = self._call("ModelStreamInfer", iter([message]), timeout_s)
             try:
                 for reply in call:
                     piece, final = grpc_reply(reply)
@@ -47,29 +57,41 @@ class GrpcTransport:
     def health(self, *, timeout_s: float) -> Health:
         with grpc_errors():
             return Health(
-                live=self._stub.ServerLive(pb.ServerLiveRequest(), timeout=timeout_s).live,
-                ready=self._stub.ServerReady(pb.ServerReadyRequest(), timeout=timeout_s).ready,
-                model_ready=self._stub.ModelReady(_MODEL, timeout=timeout_s).ready,
+                live=self._call("ServerLive", pb.ServerLiveRequest(), timeout_s).live,
+                ready=self._call("ServerReady", pb.ServerReadyRequest(), timeout_s).ready,
+                model_ready=self._call("ModelReady", _MODEL, timeout_s).ready,
             )
 
     def models(self, *, timeout_s: float) -> list[Model]:
         with grpc_errors():
-            index = self._stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=timeout_s)
+            index = self._call("RepositoryIndex", pb.RepositoryIndexRequest(), timeout_s)
             models = _models(index)
             if not has_config(models):
                 return models
-            reply = self._stub.ModelConfig(_CONFIG, timeout=timeout_s)
+            reply = self._call("ModelConfig", _CONFIG, timeout_s)
         return with_config(models, _parameters(reply))
 
     def close(self) -> None:
         self._channel.close()
 
+    def _call(self, method: str, message: Any, timeout_s: float) -> Any:
+        return getattr(self._stub, method)(message, timeout=timeout_s, metadata=self._metadata)
+
 
 class AsyncGrpcTransport:
     """Like `GrpcTransport`, for asyncio."""
 
-    def __init__(self, target: str, *, channel: grpc.aio.Channel | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        tls: bool = False,
+        access: Access = _OPEN,
+        channel: grpc.aio.Channel | None = None,
+    ) -> None:
         self._target = target
+        self._metadata = _metadata(access)
+        self._credentials = _credentials(access) if tls else None
         self._channel = channel
 
     async def pieces(
@@ -78,7 +100,7 @@ class AsyncGrpcTransport:
         message = grpc_request(request, stream=stream)
         seen = final = False
         with grpc_errors():
-            call = self._stub().ModelStreamInfer(iter([message]), timeout=timeout_s)
+            call = self._call("ModelStreamInfer", iter([message]), timeout_s)
             try:
                 async for reply in call:
                     piece, final = grpc_reply(reply)
@@ -90,33 +112,49 @@ class AsyncGrpcTransport:
         whole(seen and final)
 
     async def health(self, *, timeout_s: float) -> Health:
-        stub = self._stub()
         with grpc_errors():
-            live = await stub.ServerLive(pb.ServerLiveRequest(), timeout=timeout_s)
-            ready = await stub.ServerReady(pb.ServerReadyRequest(), timeout=timeout_s)
-            model = await stub.ModelReady(_MODEL, timeout=timeout_s)
+            live = await self._call("ServerLive", pb.ServerLiveRequest(), timeout_s)
+            ready = await self._call("ServerReady", pb.ServerReadyRequest(), timeout_s)
+            model = await self._call("ModelReady", _MODEL, timeout_s)
         return Health(live=live.live, ready=ready.ready, model_ready=model.ready)
 
     async def models(self, *, timeout_s: float) -> list[Model]:
-        stub = self._stub()
         with grpc_errors():
             models = _models(
-                await stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=timeout_s)
+                await self._call("RepositoryIndex", pb.RepositoryIndexRequest(), timeout_s)
             )
             if not has_config(models):
                 return models
-            reply = await stub.ModelConfig(_CONFIG, timeout=timeout_s)
+            reply = await self._call("ModelConfig", _CONFIG, timeout_s)
         return with_config(models, _parameters(reply))
 
     async def close(self) -> None:
         if self._channel is not None:
             await self._channel.close()
 
+    def _call(self, method: str, message: Any, timeout_s: float) -> Any:
+        return getattr(self._stub(), method)(message, timeout=timeout_s, metadata=self._metadata)
+
     def _stub(self) -> Any:
         # Not before the first call: a channel of grpc.aio belongs to the running event loop.
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self._target, options=_UNLIMITED)
+            self._channel = _channel(grpc.aio, self._target, self._credentials)
         return service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+
+def _channel(module: Any, target: str, credentials: grpc.ChannelCredentials | None) -> Any:
+    """A channel of grpc or grpc.aio."""
+    if credentials is None:
+        return module.insecure_channel(target, options=_UNLIMITED)
+    return module.secure_channel(target, credentials, options=_UNLIMITED)
+
+
+def _credentials(access: Access) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(access.ca_bytes())
+
+
+def _metadata(access: Access) -> tuple[tuple[str, str], ...]:
+    return tuple((name.lower(), value) for name, value in access.headers.items())
 
 
 def _models(index: Any) -> list[Model]:

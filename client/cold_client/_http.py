@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import AsyncGenerator, Generator, Iterator
 from typing import Any
 
 import httpx
 
-from ._exceptions import ProtocolError, RequestTimeout, from_http, httpx_errors
+from ._exceptions import InvalidRequest, ProtocolError, RequestTimeout, from_http, httpx_errors
 from ._models import has_config, with_config
 from ._protocol import MODEL, Events, json_error, json_reply, json_request, whole
+from ._transport import Access
 from ._types import Health, Model, Piece, Request
 
 _INDEX = "/v2/repository/index"
@@ -21,12 +23,22 @@ _READY = {
     "model_ready": f"/v2/models/{MODEL}/ready",
 }
 
+_OPEN = Access()
+
 
 class HttpTransport:
     """Requests over HTTP to `http://host:port`, or through the given httpx transport."""
 
-    def __init__(self, url: str, *, transport: httpx.BaseTransport | None = None) -> None:
-        self._http = httpx.Client(base_url=url, transport=transport)
+    def __init__(
+        self,
+        url: str,
+        *,
+        access: Access = _OPEN,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._http = httpx.Client(
+            base_url=url, headers=access.headers, verify=_verify(access), transport=transport
+        )
 
     def pieces(
         self, request: Request, *, stream: bool, timeout_s: float
@@ -62,8 +74,16 @@ class HttpTransport:
 class AsyncHttpTransport:
     """Like `HttpTransport`, for asyncio."""
 
-    def __init__(self, url: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        self._http = httpx.AsyncClient(base_url=url, transport=transport)
+    def __init__(
+        self,
+        url: str,
+        *,
+        access: Access = _OPEN,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=url, headers=access.headers, verify=_verify(access), transport=transport
+        )
 
     async def pieces(
         self, request: Request, *, stream: bool, timeout_s: float
@@ -134,6 +154,18 @@ class _Body:
             yield json_reply(self._body)
         else:
             whole(self._ended and not self._events.rest.strip())
+
+
+def _verify(access: Access) -> ssl.SSLContext | bool:
+    """Whom httpx trusts; true is the usual authorities. Raises InvalidRequest."""
+    authorities = access.ca_bytes()
+    if authorities is None:
+        return True
+    try:
+        return ssl.create_default_context(cadata=authorities.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        message = f"ca_file: {access.ca_file}: no certificates: {error}"
+        raise InvalidRequest(message, field="ca_file") from error
 
 
 def _models(response: httpx.Response) -> list[Model]:

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from ._exceptions import InvalidRequest
 from ._types import Health, Model, Piece, Request
 
-_PORTS = {"grpc": 8001, "http": 8000, "https": 443}
+_PORTS = {"grpc": 8001, "grpcs": 443, "http": 8000, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a server, or a proxy before it, asks of a client.
+
+    Attributes:
+        headers: sent with every request; gRPC's metadata.
+        ca_file: PEM file of the authorities to trust; None takes the usual ones.
+    """
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    ca_file: str | Path | None = None
+
+    def ca_bytes(self) -> bytes | None:
+        """What is in `ca_file`. Raises InvalidRequest."""
+        if self.ca_file is None:
+            return None
+        try:
+            return Path(self.ca_file).read_bytes()
+        except OSError as error:
+            message = f"ca_file: {self.ca_file}: {error.strerror}"
+            raise InvalidRequest(message, field="ca_file") from error
 
 
 class Transport(Protocol):
@@ -58,5 +83,5 @@ def scheme_and_target(url: str) -> tuple[str, str]:
     except ValueError:  # not a port, or a broken IPv6 address
         pass
     raise InvalidRequest(
-        f"url: grpc://host:port, http://host:port or https://host:port, not {url!r}", field="url"
+        f"url: grpc://, grpcs://, http:// or https:// and host:port, not {url!r}", field="url"
     )

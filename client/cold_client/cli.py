@@ -17,6 +17,7 @@ from rich.live import Live
 from ._client import DEFAULT_TIMEOUT_S, DEFAULT_URL, Client
 from ._compare import Comparison
 from ._exceptions import (
+    AccessDenied,
     AdapterNotFound,
     ColdClientError,
     InvalidRequest,
@@ -55,7 +56,13 @@ def main(argv: Sequence[str] | None = None, *, transport: Transport | None = Non
     """Runs the command and returns its exit code; `transport` replaces the one of `--url`."""
     arguments = _parser().parse_args(argv)
     try:
-        with Client(arguments.url, timeout_s=arguments.timeout_s, transport=transport) as client:
+        with Client(
+            arguments.url,
+            timeout_s=arguments.timeout_s,
+            headers=dict(arguments.header),
+            ca_file=arguments.ca_file,
+            transport=transport,
+        ) as client:
             code: int = arguments.run(client, arguments)
             sys.stdout.flush()
             return code
@@ -72,7 +79,7 @@ def main(argv: Sequence[str] | None = None, *, transport: Transport | None = Non
 
 
 def _exit_code(error: ColdClientError) -> int:
-    if isinstance(error, (InvalidRequest, AdapterNotFound)):
+    if isinstance(error, (AccessDenied, InvalidRequest, AdapterNotFound)):
         return 2
     if isinstance(error, ServerUnavailable):
         return 3
@@ -188,7 +195,18 @@ def _parser() -> argparse.ArgumentParser:
             name, help=text, description=text, epilog=_EXIT_CODES, formatter_class=shape
         )
         command.set_defaults(run=run)
-        command.add_argument("--url", default=DEFAULT_URL, help="grpc:// or http:// (%(default)s)")
+        command.add_argument(
+            "--url", default=DEFAULT_URL, help="grpc[s]:// or http[s]://; default: %(default)s"
+        )
+        command.add_argument("--ca-file", metavar="FILE", help="authorities to trust, PEM")
+        command.add_argument(
+            "--header",
+            type=_header,
+            action="append",
+            default=[],
+            metavar="NAME:VALUE",
+            help="sent with every request; may be repeated",
+        )
         command.add_argument("--timeout-s", type=float, default=DEFAULT_TIMEOUT_S, metavar="S")
         command.add_argument("--json", action="store_true", help="print one JSON document")
         if run in (_generate, _compare):
@@ -196,6 +214,13 @@ def _parser() -> argparse.ArgumentParser:
         if run is _generate:
             _add_generate(command)
     return parser
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not (name and colon):
+        raise argparse.ArgumentTypeError(f"must be NAME:VALUE, got {text!r}")
+    return name, value.strip()
 
 
 def _add_request(command: argparse.ArgumentParser) -> None:

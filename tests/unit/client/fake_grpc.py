@@ -38,9 +38,12 @@ def failure(message: str) -> Any:
 
 
 class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Answers every request with `script`: replies, an error (code, message), or HANG."""
+    """Answers every request with `script`: replies, an error (code, message), or HANG.
 
-    def __init__(self) -> None:
+    With credentials it speaks TLS.
+    """
+
+    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.script: list[Any] = []
         self.models = [("cold", "READY"), ("cold_step", "READY")]
         self.parameters: dict[str, str] = {}
@@ -49,7 +52,11 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.cancelled = threading.Event()
         self._server = grpc.server(futures.ThreadPoolExecutor(4))
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
-        self.url = f"grpc://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        if credentials is None:
+            self.url = f"grpc://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        else:
+            port = self._server.add_secure_port("127.0.0.1:0", credentials)
+            self.url = f"grpcs://127.0.0.1:{port}"
         self._server.start()
 
     def stop(self) -> None:
@@ -86,6 +93,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         return pb.ModelReadyResponse(ready=("cold", "READY") in self.models)
 
     def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.metadata = dict(context.invocation_metadata())
         response = pb.RepositoryIndexResponse()
         for name, state in self.models:
             response.models.add(name=name, version="1", state=state)

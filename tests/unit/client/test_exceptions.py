@@ -5,6 +5,7 @@ import httpx
 import pytest
 
 from cold_client import (
+    AccessDenied,
     AdapterNotFound,
     ColdClientError,
     InvalidRequest,
@@ -23,6 +24,8 @@ GRPC = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: ServerUnavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: RequestTimeout,
     grpc.StatusCode.CANCELLED: RequestCancelled,
+    grpc.StatusCode.UNAUTHENTICATED: AccessDenied,
+    grpc.StatusCode.PERMISSION_DENIED: AccessDenied,
     grpc.StatusCode.UNIMPLEMENTED: ProtocolError,
 }
 
@@ -38,6 +41,8 @@ def test_grpc_codes(code: grpc.StatusCode) -> None:
     ("status", "kind"),
     [
         (400, InvalidRequest),
+        (401, AccessDenied),
+        (403, AccessDenied),
         (404, AdapterNotFound),
         (408, RequestTimeout),
         (429, ServerUnavailable),

@@ -44,6 +44,7 @@ def test_an_unknown_parameter_is_a_type_error() -> None:
         ("grpc://h:9", ("grpc", "h:9")),
         ("http://h/", ("http", "h:8000")),
         ("https://h", ("https", "h:443")),
+        ("grpcs://h", ("grpcs", "h:443")),
         ("grpc://[::1]:9", ("grpc", "[::1]:9")),
     ],
 )
