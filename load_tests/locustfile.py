@@ -6,6 +6,7 @@ events of type METRIC, in milliseconds.
 
 from __future__ import annotations
 
+import logging
 import random
 import sys
 import time
@@ -30,6 +31,7 @@ from load_tests.samples import Sample, Threshold, parse_slo
 from load_tests.shapes import SHAPES, Shape, parse_duration_s
 from load_tests.workload import Mix, Workload
 
+_BACK_OFF_S = 1.0  # before a user asks a server again that refused it or was not there
 _samples: list[Sample] = []  # of this process, and on a master those that workers have sent
 
 
@@ -60,6 +62,7 @@ def _add_options(parser: Any) -> None:
 def _prepare(environment: Environment, **_: Any) -> None:
     # After Locust has forked its workers.
     grpc.experimental.gevent.init_gevent()
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every request otherwise
     options = environment.parsed_options
     if options is None:
         return
@@ -99,7 +102,8 @@ class ColdUser(User):
     def call(self) -> None:
         """One call; of a Poisson user, one that is not waited for."""
         if self._options.arrivals == "closed":
-            return self._make(self._workload.next())
+            self._make(self._workload.next())
+            return
         gevent.sleep(self._chance.expovariate(self._options.user_rate))
         self._calls.start(gevent.Greenlet(self._make, self._workload.next()))
 
@@ -110,6 +114,8 @@ class ColdUser(User):
         for name, value in (("ttft_ms", sample.ttft_ms), ("itl_ms", sample.itl_ms)):
             if value is not None and sample.kind == "ok":
                 self._fire("METRIC", name, value, sample)
+        if sample.kind in ("error", "refused"):
+            gevent.sleep(_BACK_OFF_S)
 
     def _fire(self, kind: str, name: str, value_ms: float, sample: Sample) -> None:
         failed = sample.kind == "error"
