@@ -22,6 +22,7 @@ from measure import Generate, Generated
 from naive import ALPHA, BETA
 from resident import answer_questions
 
+from cold_backend.adapter_slots import AdapterSlots
 from cold_backend.admission import Admission
 from cold_backend.config import Settings, load_settings
 from cold_backend.contract import Int32Array, Reads, Row
@@ -67,7 +68,10 @@ class Decoding:
         self._parser = RequestParser(settings, self._tokenizer)
 
     def generate(self, prompts: Sequence[list[int]], tokens: int) -> list[Generated]:
-        scheduler = Scheduler(self._settings.max_sequences, self._settings.max_step_tokens)
+        adapters = AdapterSlots(self._settings.adapter_names)
+        scheduler = Scheduler(
+            self._settings.max_sequences, self._settings.max_step_tokens, adapters
+        )
         admission = Admission(len(prompts), max_wait_s=math.inf)
         telemetry = Telemetry(self._settings)
         engine = Engine(self._execute, scheduler, admission, telemetry)  # type: ignore[arg-type]

@@ -35,6 +35,7 @@ from cold_backend.contract import Reads, Row, Step, StepResult
 from cold_backend.fused import FusedExecution
 from cold_backend.language_model import LanguageModel
 from cold_backend.loading import network_of, ops_for
+from cold_backend.lora import AdapterSet
 from cold_kernels import Ops
 
 _CPU = torch.device("cpu")
@@ -83,7 +84,7 @@ class Bench:
         self._clock = Clock()
         ops = self._clock.around(ops_for(self._settings, _CPU), config.vocab_size)
         model = load_model(str(base_model), config, torch.bfloat16, _CPU)
-        adapters = [load_adapter(name, str(adapter)) for name in names]
+        adapters = AdapterSet([load_adapter(name, str(adapter)) for name in names])
         network = network_of(model, adapters, ops, _CONTEXT)
         both = (Reads.EXPERT, Reads.BASE)
         slots = self._settings.max_sequences

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from cold_backend.errors import ConfigError
 
 _PREFIX = "base_model.model."
+_CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
+FILES = (_CONFIG, _WEIGHTS)
 _COPY = ".base_layer.weight"
 _SIDES = {
     ".lora_A.weight": "a",
@@ -64,7 +66,7 @@ def load_adapter(name: str, path: str) -> Adapter:
     Raises:
         ConfigError: files are missing or broken, or the adapter is not plain LoRA.
     """
-    if not (Path(path) / "adapter_config.json").is_file():
+    if not (Path(path) / _CONFIG).is_file():
         raise ConfigError(f"adapter {name}: {path} is not a PEFT adapter directory")
     if not (Path(path) / _WEIGHTS).is_file():
         raise ConfigError(f"adapter {name}: {path} has no {_WEIGHTS}")
@@ -96,7 +98,7 @@ def check_fit(adapter: Adapter, model: nn.Module) -> None:
         weight = getattr(module, "weight", None)
         if not isinstance(weight, Tensor) or weight.ndim != 2:
             raise ConfigError(f"adapter {adapter.name}: the base model has no layer {path}")
-        found = _features(module, weight)
+        found = features(module, weight)
         wanted = (pair.b.shape[0], pair.a.shape[1])
         if found != wanted:
             raise ConfigError(
@@ -114,7 +116,7 @@ def _same(copy: Tensor, weight: Tensor) -> bool:
     return torch.equal(copy.to(weight), weight)
 
 
-def _features(module: Any, weight: Tensor) -> tuple[int, int]:
+def features(module: Any, weight: Tensor) -> tuple[int, int]:
     """(out_features, in_features) of a layer."""
     rows, columns = weight.shape
     is_linear = isinstance(module, nn.Linear)

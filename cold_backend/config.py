@@ -27,6 +27,11 @@ class Settings:
     Attributes:
         base_model: directory of a Hugging Face causal language model (safetensors).
         adapters: PEFT LoRA directories by the name that requests use; order is kept.
+        adapters_dir: folder of further ones, each a directory by its name, that are read when a
+            request asks for them.
+        max_adapters: of those from adapters_dir, how many are kept in memory; at least
+            max_sequences, which 0 stands for.
+        max_lora_rank: of those from adapters_dir.
         default_adapter: used where a request names none; the first one if empty.
         device: one of DEVICES; `auto` takes an NPU, else a GPU, else the CPU.
         dtype: one of DTYPES; `auto` is float32 on a CPU and bfloat16 elsewhere.
@@ -45,6 +50,9 @@ class Settings:
 
     base_model: str
     adapters: dict[str, str] = field(default_factory=dict)
+    adapters_dir: str = ""
+    max_adapters: int = 0
+    max_lora_rank: int = 16
     default_adapter: str = ""
     device: str = "auto"
     dtype: str = "auto"
@@ -72,8 +80,11 @@ class Settings:
         _within("drain_timeout_s", self.drain_timeout_s, 0, 86400)
         _within("threads", self.threads, 0, 1024)
         _one_of("log_format", self.log_format, LOG_FORMATS)
+        _within("max_lora_rank", self.max_lora_rank, 1, 4096)
+        if self.max_adapters:
+            _within("max_adapters", self.max_adapters, self.max_sequences, 1 << 16)
         for name in self.adapters:
-            if not _ADAPTER_NAME.fullmatch(name):
+            if not is_adapter_name(name):
                 raise ConfigError(
                     f"adapters: a name is 1 to 64 letters, digits, '.', '_' or '-', not {name!r}"
                 )
@@ -89,9 +100,19 @@ class Settings:
         """Names by adapter index, the index that steps use."""
         return tuple(self.adapters)
 
+    @property
+    def adapter_room(self) -> int:
+        """How many adapters of adapters_dir the models hold."""
+        return (self.max_adapters or self.max_sequences) if self.adapters_dir else 0
+
     def save(self, path: Path) -> None:
         """Writes the settings as JSON."""
         path.write_text(json.dumps(dataclasses.asdict(self), indent=2))
+
+
+def is_adapter_name(name: str) -> bool:
+    """Whether an adapter may have that name, which can then be no path to elsewhere."""
+    return _ADAPTER_NAME.fullmatch(name) is not None
 
 
 def load_settings(path: Path) -> Settings:

@@ -9,7 +9,10 @@ R = rows of the step, T = tokens of all rows together, E = rows that emit, V = v
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +20,7 @@ import numpy.typing as npt
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
+BytesArray = npt.NDArray[np.object_]
 
 STEP_MODEL = "cold_step"
 
@@ -77,6 +81,34 @@ class LogProb(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterChange:
+    """An adapter that the expert loads before a step.
+
+    Attributes:
+        index: the adapter index that stands for it from now on.
+        name: what requests call it.
+        path: its directory.
+        evicts: name of the adapter that had the index before, empty if none.
+    """
+
+    index: int
+    name: str
+    path: str
+    evicts: str = ""
+
+
+def pack_changes(changes: Iterable[AdapterChange]) -> BytesArray:
+    """Changes as `Step.adapters`."""
+    packed = [json.dumps(asdict(change)).encode() for change in changes]
+    return np.array(packed, np.object_)
+
+
+def unpack_changes(packed: npt.NDArray[Any]) -> list[AdapterChange]:
+    """`Step.adapters` as changes."""
+    return [AdapterChange(**json.loads(one)) for one in packed]
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One step's inputs.
 
@@ -88,6 +120,7 @@ class Step:
         bans: [n, 2] pairs (emitting row, token) that must not be picked.
         counts: [m, 3] triples (emitting row, token, times in the output) for the penalties;
             a token of the prompt alone has count 0.
+        adapters: [c] what the expert has to load first, see `pack_changes`.
     """
 
     tokens: Int64Array
@@ -96,6 +129,7 @@ class Step:
     shapes: Float32Array
     bans: Int64Array
     counts: Int64Array
+    adapters: BytesArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ their adapters are one product, and nothing is copied, padded or looked up by na
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from cold_backend.adapters import Adapter
 from cold_backend.batch import Batch
 from cold_backend.kv_cache import KVCache, padded
+from cold_backend.lora import AdapterSet
 from cold_backend.projection import Projection
 from cold_kernels import Ops
 
@@ -39,7 +39,7 @@ class _Layer:
     down: Projection
 
 
-def is_lean(config: Any, adapters: Sequence[Adapter], context: int) -> bool:
+def is_lean(config: Any, adapters: AdapterSet, context: int) -> bool:
     """Whether `Decoder` can run a model with these adapters."""
     window = getattr(config, "sliding_window", None)
     return (
@@ -48,7 +48,7 @@ def is_lean(config: Any, adapters: Sequence[Adapter], context: int) -> bool:
         and (window is None or window >= context)
         # What kernels want of every matrix.
         and _head_width(config) % 16 == config.intermediate_size % 16 == 0
-        and all(_is_projection(path) for adapter in adapters for path in adapter.pairs)
+        and all(map(_is_projection, adapters.paths))
     )
 
 
@@ -57,12 +57,12 @@ class Decoder:
 
     Args:
         model: from `load_model`; its weights are moved out of it, layer by layer.
-        adapters: by adapter index.
+        adapters: of the model.
         ops: the kernels.
         context: tokens of a sequence.
     """
 
-    def __init__(self, model: Any, adapters: Sequence[Adapter], ops: Ops, context: int) -> None:
+    def __init__(self, model: Any, adapters: AdapterSet, ops: Ops, context: int) -> None:
         config = model.config
         self._ops = ops
         self._epsilon: float = config.rms_norm_eps
@@ -79,7 +79,7 @@ class Decoder:
             self._take_layer(model.model.layers, number, adapters)
             for number in range(len(model.model.layers))
         ]
-        self._head = Projection.of([model.lm_head], [_HEAD], adapters, ops)
+        self._head = Projection.of([model.lm_head], [_HEAD], adapters, ops, is_head=True)
         model.model.embed_tokens = model.lm_head = None
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
@@ -97,6 +97,12 @@ class Decoder:
             delta = layer.down(ops.silu_multiply(layer.gate_up(x, index)), index)
         x = ops.add_rms_norm(hidden, delta, self._norm, self._epsilon)
         return self._head(x, index)
+
+    def set_adapter(self, index: int, adapter: Adapter) -> None:
+        """See `Network`."""
+        for layer in self._layers:
+            for projection in (layer.qkv, layer.out, layer.gate_up, layer.down):
+                projection.set_adapter(index, adapter)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         if self._embeddings is None:
@@ -119,9 +125,7 @@ class Decoder:
         flat = heads.reshape(-1, self._head_width)
         heads.copy_(self._ops.add_rms_norm(flat, None, weight, self._epsilon).view(heads.shape))
 
-    def _take_layer(
-        self, layers: nn.ModuleList, number: int, adapters: Sequence[Adapter]
-    ) -> _Layer:
+    def _take_layer(self, layers: nn.ModuleList, number: int, adapters: AdapterSet) -> _Layer:
         """Moves a layer's weights; what held them is freed, so that they exist once."""
         layer: Any = layers[number]
 

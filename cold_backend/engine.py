@@ -98,7 +98,12 @@ class Engine:
     def load(self) -> Load:
         """How busy it is; may be called from any thread."""
         running = [*self._scheduler.running]
-        return Load(len(running), len(self._waiting), sum(s.fed for s in running))
+        return Load(
+            running=len(running),
+            waiting=len(self._waiting),
+            cached_tokens=sum(s.fed for s in running),
+            adapters=len(self._scheduler.adapters),
+        )
 
     def step(self) -> None:
         """One token for every sequence that generates, a chunk of every prompt that fits."""
@@ -130,10 +135,12 @@ class Engine:
     def _advance(self, chunks: list[Chunk], begun_s: float) -> None:
         """Executes a step; if it fails, so do the sequences in it, and only they."""
         try:
-            step = build_step(chunks)
+            changes = self._scheduler.adapters.take_changes()
+            step = build_step(chunks, changes)
             planned_s = time.monotonic()
             result = self._execute(step)
             executed_s = time.monotonic()
+            self._telemetry.adapters_changed(changes)
             self._deliver(chunks, result, executed_s)
             delivered_s = time.monotonic()
             self._telemetry.stepped(
@@ -142,6 +149,7 @@ class Engine:
         except Exception:
             # Whatever went wrong below, requests must end and the loop must go on.
             _log.exception("a decoding step failed")
+            self._scheduler.adapters.reload()
             for chunk in chunks:
                 if chunk.sequence.slot >= 0:
                     self._fail(chunk.sequence, StepError("the decoding step failed"))

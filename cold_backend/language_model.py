@@ -7,15 +7,25 @@ padding.
 from __future__ import annotations
 
 import logging
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cold_backend.adapter_loader import AdapterLoader
+from cold_backend.adapters import Adapter
 from cold_backend.batch import Batch
-from cold_backend.contract import Int32Array, Int64Array, Reads, Row, emitting, reading
+from cold_backend.contract import (
+    Int32Array,
+    Int64Array,
+    Reads,
+    Row,
+    emitting,
+    reading,
+    unpack_changes,
+)
 from cold_backend.errors import ConfigError
 from cold_backend.kv_cache import KVCache
 
@@ -39,6 +49,10 @@ class Network(Protocol):
         """[E, V] logits after the batch's `last` tokens. Mutates: the KV cache."""
         ...
 
+    def set_adapter(self, index: int, adapter: Adapter) -> None:
+        """Puts an adapter where there is room for one, see `AdapterSet`."""
+        ...
+
 
 class LanguageModel:
     """A network, the KV cache of its sequences, and the readers that it runs rows for.
@@ -51,19 +65,48 @@ class LanguageModel:
         readers: which rows of a step this model runs; the base's have no adapter.
         slots: sequences that the KV cache holds, of each reader.
         context: tokens per sequence.
+        loader: reads adapters that are put in while the model runs; None if none are.
 
     Raises:
         ConfigError: the model's code does not work with packed attention.
     """
 
     def __init__(
-        self, network: Network, readers: tuple[Reads, ...], *, slots: int, context: int
+        self,
+        network: Network,
+        readers: tuple[Reads, ...],
+        *,
+        slots: int,
+        context: int,
+        loader: AdapterLoader | None = None,
     ) -> None:
         self._network = network
+        self._loader = loader
+        self._broken: set[int] = set()  # adapter indices
         self._readers = readers
         self._slots = slots
         self.cache = KVCache(slots * len(readers), context)
         self._warm_up()
+
+    def load_adapters(self, changes: npt.NDArray[Any]) -> None:
+        """Loads what `Step.adapters` names.
+
+        An adapter that cannot be loaded any more is no error here: it would fail all rows of a
+        step. The logits of its own rows are NaN instead.
+
+        Mutates: the network.
+        """
+        for change in unpack_changes(changes):
+            try:
+                if self._loader is None:
+                    raise ConfigError("there is no room for adapters")
+                adapter = self._loader.load(change.name, change.path)
+                self._network.set_adapter(change.index, adapter)
+            except ConfigError:
+                _log.exception("adapter %s could not be loaded", change.name)
+                self._broken.add(change.index)
+            else:
+                self._broken.discard(change.index)
 
     @torch.inference_mode()
     def forward(self, tokens: Int64Array, rows: Int32Array) -> tuple[Tensor, ...]:
@@ -87,6 +130,9 @@ class LanguageModel:
         )
         if len(batch.tokens):
             logits = self._network.forward(batch, self.cache)
+            if self._broken:
+                broken = torch.tensor([*self._broken], device=logits.device)
+                logits[torch.isin(batch.adapters[batch.last], broken)] = float("nan")
         else:
             logits = torch.empty((0, self._network.vocab_size))
         return logits.split([int(emitting(theirs).sum()) for _, theirs in of_readers])

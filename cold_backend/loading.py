@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
-from cold_backend.adapters import Adapter, check_fit, load_adapter
-from cold_backend.checkpoint import load_config, load_model
+from cold_backend.adapter_catalogue import AdapterCatalogue
+from cold_backend.adapter_loader import AdapterLoader
+from cold_backend.adapters import check_fit, load_adapter
+from cold_backend.checkpoint import empty_model, load_config, load_model
 from cold_backend.config import Settings
 from cold_backend.contract import Reads
 from cold_backend.decoder import Decoder, is_lean
 from cold_backend.errors import ConfigError
 from cold_backend.fused import FusedExecution
 from cold_backend.language_model import LanguageModel, Network
-from cold_backend.lora import attach_adapters
+from cold_backend.lora import AdapterSet, attach_adapters
 from cold_backend.packed_transformer import PackedTransformer
 from cold_backend.tokenizer import Tokenizer
 from cold_kernels import KernelError, Ops, load_ops
@@ -31,7 +31,7 @@ def load_base_lm(settings: Settings) -> LanguageModel:
     Raises:
         ConfigError: the model cannot be used with these settings.
     """
-    return _load(settings, take_device(settings, 0, of=2), (), (Reads.BASE,))
+    return _load(settings, take_device(settings, 0, of=2), AdapterSet(), (Reads.BASE,))
 
 
 def load_adapter_lm(settings: Settings) -> LanguageModel:
@@ -40,7 +40,7 @@ def load_adapter_lm(settings: Settings) -> LanguageModel:
     Raises:
         ConfigError: the model or an adapter cannot be used with these settings.
     """
-    adapters = load_adapters(settings)
+    adapters = _load_adapters(settings)
     return _load(settings, take_device(settings, 1, of=2), adapters, (Reads.EXPERT,))
 
 
@@ -62,18 +62,30 @@ def load_fused(settings: Settings) -> FusedExecution:
         ConfigError: the model or an adapter cannot be used with these settings.
     """
     device = take_device(settings, 0)
-    adapters = load_adapters(settings)
+    adapters = _load_adapters(settings)
     model = _load(settings, device, adapters, (Reads.EXPERT, Reads.BASE))
     return FusedExecution(model, ops_for(settings, device))
 
 
-def load_adapters(settings: Settings) -> list[Adapter]:
-    """All adapters, by adapter index.
+def load_catalogue(settings: Settings) -> AdapterCatalogue:
+    """What requests may name as their adapter.
 
     Raises:
-        ConfigError: one cannot be used.
+        ConfigError: the model's configuration cannot be used.
     """
-    return [load_adapter(name, path) for name, path in settings.adapters.items()]
+    return AdapterCatalogue(settings, adapter_loader(settings))
+
+
+def adapter_loader(settings: Settings) -> AdapterLoader | None:
+    """Reads adapters of adapters_dir; None if the settings name none.
+
+    Raises:
+        ConfigError: the model's configuration cannot be used.
+    """
+    if not settings.adapters_dir:
+        return None
+    model = empty_model(load_config(settings.base_model))
+    return AdapterLoader(model, settings.max_lora_rank)
 
 
 def load_tokenizer(settings: Settings) -> Tokenizer:
@@ -122,29 +134,42 @@ def _device(settings: Settings, index: int) -> torch.device:
 def _load(
     settings: Settings,
     device: torch.device,
-    adapters: Sequence[Adapter],
+    adapters: AdapterSet,
     readers: tuple[Reads, ...],
 ) -> LanguageModel:
     config = load_config(settings.base_model)
     model = load_model(settings.base_model, config, _dtype(settings.dtype, device), device)
-    for adapter in adapters:
+    for adapter in adapters.fixed:
         check_fit(adapter, model)
     network = network_of(model, adapters, ops_for(settings, device), settings.max_context)
     return LanguageModel(
-        network, readers, slots=settings.max_sequences, context=settings.max_context
+        network,
+        readers,
+        slots=settings.max_sequences,
+        context=settings.max_context,
+        loader=adapter_loader(settings) if adapters.room else None,
     )
 
 
-def network_of(
-    model: torch.nn.Module, adapters: Sequence[Adapter], ops: Ops, context: int
-) -> Network:
+def _load_adapters(settings: Settings) -> AdapterSet:
+    named = settings.adapters.items()
+    return AdapterSet(
+        [load_adapter(name, path) for name, path in named],
+        settings.adapter_room,
+        settings.max_lora_rank if settings.adapter_room else 0,
+    )
+
+
+def network_of(model: torch.nn.Module, adapters: AdapterSet, ops: Ops, context: int) -> Network:
     """The leanest forward there is for a model.
 
     Mutates: the model, which gives its weights away.
     """
     if is_lean(model.config, adapters, context):
         return Decoder(model, adapters, ops, context)
-    return PackedTransformer(model, attach_adapters(model, adapters, ops) if adapters else None)
+    return PackedTransformer(
+        model, attach_adapters(model, adapters, ops) if len(adapters) else None
+    )
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

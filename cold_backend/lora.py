@@ -7,9 +7,38 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from cold_backend.adapters import Adapter, LoraPair
+from cold_backend.adapters import Adapter, LoraPair, features
 from cold_kernels import Ops
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSet:
+    """The adapters of a model by index: those that stay, then room for others.
+
+    Attributes:
+        fixed: from the start to the end.
+        room: how many more may be put in while the model runs (`Network.set_adapter`).
+        max_rank: of those.
+    """
+
+    fixed: Sequence[Adapter] = ()
+    room: int = 0
+    max_rank: int = 0
+
+    def __len__(self) -> int:
+        return len(self.fixed) + self.room
+
+    @property
+    def paths(self) -> set[str]:
+        """Layers that the fixed ones change."""
+        return {path for adapter in self.fixed for path in adapter.pairs}
+
+    def stack(self, path: str, layer: nn.Module) -> LoraStack:
+        """The pairs for one layer."""
+        pairs = [adapter.pairs.get(path) for adapter in self.fixed]
+        return stack_pairs([*pairs, *[None] * self.room], layer, rank=self.max_rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,30 +57,48 @@ class LoraStack:
     scale: Tensor
     rank: Tensor
 
+    @classmethod
+    def empty(cls, adapters: int, rank: int, features: tuple[int, int], like: Tensor) -> LoraStack:
+        """Without any pair.
 
-def stack_pairs(pairs: Sequence[LoraPair | None], like: Tensor) -> LoraStack:
+        Args:
+            adapters: L.
+            rank: K.
+            features: of the layer, (M, N).
+            like: whose type and device are taken.
+        """
+        outputs, inputs = features
+        return cls(
+            a=like.new_zeros((adapters, rank, inputs)),
+            b=like.new_zeros((adapters, rank, outputs)),
+            scale=like.new_zeros(adapters, dtype=torch.float32),
+            rank=like.new_zeros(adapters, dtype=torch.int32),
+        )
+
+    def put(self, index: int, pair: LoraPair | None) -> None:
+        """Replaces what an adapter has for the layer. Mutates: the stack."""
+        rank = 0 if pair is None else pair.a.shape[0]
+        self.rank[index] = rank
+        if pair is not None:
+            self.a[index].zero_()[:rank] = pair.a
+            self.b[index].zero_()[:rank] = pair.b.T
+            self.scale[index] = pair.scale
+
+
+def stack_pairs(pairs: Sequence[LoraPair | None], layer: nn.Module, *, rank: int = 0) -> LoraStack:
     """Stacks each adapter's pair for a layer.
 
     Args:
         pairs: None where an adapter leaves the layer alone.
-        like: the layer's weight, [M, N] (or [N, M] in GPT-2), whose type and device are taken.
+        layer: whose weight's sizes, type and device are taken.
+        rank: K is at least this.
     """
-    ranks = [0 if pair is None else pair.a.shape[0] for pair in pairs]
-    scales = [0.0 if pair is None else pair.scale for pair in pairs]
-    inputs = next((pair.a.shape[1] for pair in pairs if pair), like.shape[1])
-    outputs = next((pair.b.shape[0] for pair in pairs if pair), like.shape[0])
-    a = like.new_zeros((len(pairs), max(1, *ranks), inputs))
-    b = like.new_zeros((len(pairs), max(1, *ranks), outputs))
-    for i, pair in enumerate(pairs):
-        if pair is not None:
-            a[i, : ranks[i]] = pair.a
-            b[i, : ranks[i]] = pair.b.T
-    return LoraStack(
-        a=a,
-        b=b,
-        scale=torch.tensor(scales, dtype=torch.float32, device=like.device),
-        rank=torch.tensor(ranks, dtype=torch.int32, device=like.device),
-    )
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    ranks = max(1, rank, *(pair.a.shape[0] for pair in pairs if pair))
+    stack = LoraStack.empty(len(pairs), ranks, features(layer, weight), weight)
+    for index, pair in enumerate(pairs):
+        stack.put(index, pair)
+    return stack
 
 
 @dataclass
@@ -60,59 +107,73 @@ class LoraBank:
 
     Attributes:
         ops: the kernels.
+        layers: the wrapped layers by path.
         index: [T] int32 adapter index of each token, -1 for none; set before a forward.
         last_index: [E] the same of the tokens whose logits are wanted.
     """
 
     ops: Ops
+    layers: dict[str, _LoraLayer] = field(default_factory=dict)
     index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int32))
     last_index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int32))
 
+    def set_adapter(self, index: int, adapter: Adapter) -> None:
+        """Puts an adapter where there is room for one. Mutates: the layers' stacks."""
+        for path, layer in self.layers.items():
+            layer.stack.put(index, adapter.pairs.get(path))
 
-def attach_adapters(model: nn.Module, adapters: Sequence[Adapter], ops: Ops) -> LoraBank:
-    """Wraps the layers that any of the adapters changes.
 
-    The adapters must fit the model (`check_fit`). An adapter's index is its place in the list.
+def attach_adapters(model: nn.Module, adapters: AdapterSet, ops: Ops) -> LoraBank:
+    """Wraps the layers that any of the adapters changes, or may change later.
+
+    The adapters must fit the model (`check_fit`).
 
     Mutates: the model's modules.
     """
     bank = LoraBank(ops)
     head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
-    for path in sorted({path for adapter in adapters for path in adapter.pairs}):
+    for path in sorted(adapters.paths | (changeable(model) if adapters.room else set())):
         inner = model.get_submodule(path)
-        pairs = [adapter.pairs.get(path) for adapter in adapters]
         kind = LoraEmbedding if isinstance(inner, nn.Embedding) else LoraLinear
         parent, _, name = path.rpartition(".")
-        layer = kind(inner, pairs, bank, is_head=inner is head)
+        layer = kind(inner, adapters.stack(path, inner), bank, is_head=inner is head)
         setattr(model.get_submodule(parent), name, layer)
+        bank.layers[path] = layer
     return bank
 
 
+def changeable(model: nn.Module) -> set[str]:
+    """Paths of the layers that an adapter may change which is put in while the model runs.
+
+    Those inside the decoder's layers: room for it in an embedding or an output layer, which few
+    adapters change, would be as wide as the vocabulary.
+    """
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+    return {
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    }
+
+
 class _LoraLayer(nn.Module):
-    """A layer and the low-rank pairs that adapters have for it, stacked and zero-padded.
+    """A layer and the low-rank pairs that adapters have for it.
 
     Args:
         inner: the layer.
-        pairs: each adapter's pair for it, None where an adapter leaves it alone.
+        stack: the pairs.
         bank: says which adapter a token uses.
         is_head: the layer is the output layer, which sees the last tokens alone.
     """
 
-    a: Tensor
-    b: Tensor
-    scale: Tensor
-    rank: Tensor
-
     def __init__(
-        self, inner: nn.Module, pairs: list[LoraPair | None], bank: LoraBank, *, is_head: bool
+        self, inner: nn.Module, stack: LoraStack, bank: LoraBank, *, is_head: bool
     ) -> None:
         super().__init__()
         self.inner = inner
+        self.stack = stack
         self._bank = bank
         self._is_head = is_head
-        stack = stack_pairs(pairs, inner.weight)  # type: ignore[arg-type]
-        for name in ("a", "b", "scale", "rank"):
-            self.register_buffer(name, getattr(stack, name), persistent=False)
 
     @property
     def weight(self) -> Tensor:
@@ -126,10 +187,10 @@ class LoraLinear(_LoraLayer):
     def forward(self, x: Tensor) -> Tensor:
         """x [1, T, N] -> [1, T, M]; for the output layer E in the place of T."""
         y: Tensor = self.inner(x)
-        bank = self._bank
+        bank, stack = self._bank, self.stack
         index = bank.last_index if self._is_head else bank.index
         bank.ops.lora_apply(
-            y[0], x[0], a=self.a, b=self.b, scale=self.scale, rank=self.rank, index=index
+            y[0], x[0], a=stack.a, b=stack.b, scale=stack.scale, rank=stack.rank, index=index
         )
         return y
 
@@ -140,11 +201,11 @@ class LoraEmbedding(_LoraLayer):
     def forward(self, ids: Tensor) -> Tensor:
         """ids [1, T] -> [1, T, M]"""
         y: Tensor = self.inner(ids)
-        index = self._bank.index
+        index, stack = self._bank.index, self.stack
         for adapter in sorted(set(index.tolist())):
             if adapter >= 0:
                 tokens = (index == adapter).nonzero()[:, 0]
-                shrunk = self.a[adapter][:, ids[0, tokens]].T.float()  # [t, K]
-                delta = self.scale[adapter] * (shrunk @ self.b[adapter].float())  # [t, M]
+                shrunk = stack.a[adapter][:, ids[0, tokens]].T.float()  # [t, K]
+                delta = stack.scale[adapter] * (shrunk @ stack.b[adapter].float())  # [t, M]
                 y[0, tokens] = (y[0, tokens].float() + delta).to(y.dtype)
         return y

@@ -77,12 +77,14 @@ RUNNING = _gauge("cold_running_sequences", "Requests that hold a KV-cache slot")
 WAITING = _gauge("cold_waiting_sequences", "Requests that wait for a KV-cache slot")
 MAX_SEQUENCES = _gauge("cold_max_sequences", "KV-cache slots")
 KV_USED = _gauge("cold_kv_used_ratio", "Share of the KV cache that holds tokens")
-ADAPTERS = _gauge("cold_adapters_loaded", "Adapters served")
+ADAPTERS = _gauge("cold_adapters_loaded", "Adapters in the models")
+ADAPTER_LOADS = _counter("cold_adapter_loads_total", "Adapters loaded while the models run")
+ADAPTER_EVICTIONS = _counter("cold_adapter_evictions_total", "Adapters that made way for others")
 RESTARTS = _gauge("cold_restarts", "Times that cold-server has restarted the models")
 
 FAMILIES = (
     *(REQUESTS, ERRORS, PROMPT_TOKENS, OUTPUT_TOKENS, CONTRASTED, CONTESTED, CHANGED),
-    *(STEPS, STEP_SECONDS, TTFT, ITL, QUEUE, LATENCY),
+    *(STEPS, STEP_SECONDS, TTFT, ITL, QUEUE, LATENCY, ADAPTER_LOADS, ADAPTER_EVICTIONS),
     *(RUNNING, WAITING, MAX_SEQUENCES, KV_USED, ADAPTERS, RESTARTS),
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from cold_backend.adapters import Adapter
 from cold_backend.attention import PackedBatch, packed_rows
 from cold_backend.batch import Batch
 from cold_backend.kv_cache import KVCache
@@ -39,3 +40,8 @@ class PackedTransformer:
         )
         logits: Tensor = output.logits[0]
         return logits
+
+    def set_adapter(self, index: int, adapter: Adapter) -> None:
+        """See `Network`."""
+        if self._lora is not None:
+            self._lora.set_adapter(index, adapter)

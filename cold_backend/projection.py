@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cold_backend.adapters import Adapter
-from cold_backend.lora import stack_pairs
+from cold_backend.lora import AdapterSet, LoraStack
 from cold_kernels import Ops
 
 
@@ -26,6 +26,7 @@ class Projection:
         scale: [S, L] float32.
         rank: [S, L] int32.
         widths: each layer's outputs.
+        paths: what adapters call the layers.
     """
 
     ops: Ops
@@ -36,14 +37,17 @@ class Projection:
     scale: Tensor | None
     rank: Tensor | None
     widths: list[int]
+    paths: Sequence[str]
 
     @classmethod
     def of(
         cls,
         layers: Sequence[nn.Linear],
         paths: Sequence[str],
-        adapters: Sequence[Adapter],
+        adapters: AdapterSet,
         ops: Ops,
+        *,
+        is_head: bool = False,
     ) -> Projection:
         """Packs layers and what the adapters have for them.
 
@@ -52,13 +56,13 @@ class Projection:
         Args:
             layers: with the same input.
             paths: what adapters call them.
-            adapters: by adapter index.
+            adapters: of the model.
             ops: the kernels.
+            is_head: this is the output layer, see `lora.changeable`.
         """
-        pairs = [[adapter.pairs.get(path) for adapter in adapters] for path in paths]
         stacks = []
-        if any(pair for of_layer in pairs for pair in of_layer):
-            stacks = [stack_pairs(p, x.weight) for p, x in zip(pairs, layers, strict=True)]
+        if adapters.paths.intersection(paths) or (adapters.room and not is_head):
+            stacks = [adapters.stack(path, x) for path, x in zip(paths, layers, strict=True)]
         packed = [ops.packing.pack_adapters(stack.a, stack.b) for stack in stacks]
         return cls(
             ops=ops,
@@ -69,7 +73,26 @@ class Projection:
             scale=torch.stack([stack.scale for stack in stacks]) if stacks else None,
             rank=torch.stack([stack.rank for stack in stacks]) if stacks else None,
             widths=[layer.weight.shape[0] for layer in layers],
+            paths=paths,
         )
+
+    def set_adapter(self, index: int, adapter: Adapter) -> None:
+        """Puts an adapter where there is room for one. Mutates: a, b, scale, rank."""
+        if self.scale is None or self.rank is None:
+            return
+        count = self.scale.shape[1]
+        for place, (path, a, b) in enumerate(zip(self.paths, self.a, self.b, strict=True)):
+            pair = adapter.pairs.get(path)
+            self.rank[place, index] = 0
+            if pair is not None:
+                features = (pair.b.shape[0], pair.a.shape[1])
+                one = LoraStack.empty(1, a.numel() // (count * features[1]), features, a)
+                one.put(0, pair)
+                packed = self.ops.packing.pack_adapters(one.a, one.b)
+                for of_all, of_one in zip((a, b), packed, strict=True):
+                    of_all.unflatten(0, (count, -1))[index] = of_one
+                self.scale[place, index] = pair.scale
+                self.rank[place, index] = pair.a.shape[0]
 
     def __call__(self, x: Tensor, index: Tensor) -> Tensor:
         """x [T, N], index [T] -> [T, M]"""

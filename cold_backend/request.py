@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cold_backend.adapter_catalogue import check_served
 from cold_backend.config import Settings
-from cold_backend.errors import InvalidRequestError, UnknownAdapterError
+from cold_backend.errors import InvalidRequestError
 from cold_backend.tokenizer import Tokenizer
 from cold_kernels import Mode
 
@@ -58,7 +59,7 @@ class GenerationRequest:
 
     Attributes:
         prompt: token ids.
-        adapter: adapter index, -1 with `decoding` base.
+        adapter: name, empty with `decoding` base.
         bad_words: token sequences that must not come up.
         echo: text to put before the output.
         priority: 0 is served first, 2 last.
@@ -66,7 +67,7 @@ class GenerationRequest:
     """
 
     prompt: tuple[int, ...]
-    adapter: int
+    adapter: str
     sampling: Sampling
     max_tokens: int
     min_tokens: int
@@ -171,17 +172,18 @@ class RequestParser:
     def _echo(self, inputs: Inputs, prompt: list[int]) -> str:
         return _text(inputs, "text_input", "") or self._tokenizer.decode(prompt)
 
-    def _adapter(self, inputs: Inputs, mode: Mode) -> int:
+    def _adapter(self, inputs: Inputs, mode: Mode) -> str:
         name = _text(inputs, "lora_name", "")
-        names = self._settings.adapter_names
-        if name and name not in names:
-            known = ", ".join(names) or "none"
-            raise UnknownAdapterError(f"lora_name: no adapter {name[:64]!r}; served are: {known}")
+        if name:
+            check_served(self._settings, name)
         if mode is Mode.BASE:
-            return -1
-        if not names:
+            return ""
+        name = name or self._settings.default_adapter
+        if not name and self._settings.adapters_dir:
+            raise InvalidRequestError("lora_name", "is needed, the server has no default adapter")
+        if not name:
             raise InvalidRequestError("decoding", "must be base, the server has no adapter")
-        return names.index(name or self._settings.default_adapter)
+        return name
 
     def _spellings(self, word: str) -> list[tuple[int, ...]]:
         """A word's tokens at the start of a text and after a space."""

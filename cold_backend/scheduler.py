@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cold_backend.contract import Reads, Step
+from cold_backend.adapter_slots import AdapterSlots
+from cold_backend.contract import AdapterChange, Reads, Step, pack_changes
 from cold_backend.sequence import Sequence
 from cold_kernels import Mode
 
@@ -32,9 +33,11 @@ class Scheduler:
     Args:
         max_sequences: slots that there are.
         max_step_tokens: tokens of one step, at least max_sequences.
+        adapters: the models' adapters by index.
     """
 
-    def __init__(self, max_sequences: int, max_step_tokens: int) -> None:
+    def __init__(self, max_sequences: int, max_step_tokens: int, adapters: AdapterSlots) -> None:
+        self.adapters = adapters
         self._free = list(reversed(range(max_sequences)))
         self._max_step_tokens = max_step_tokens
         self.running: list[Sequence] = []
@@ -45,12 +48,14 @@ class Scheduler:
         return bool(self._free)
 
     def admit(self, sequence: Sequence) -> None:
-        """Gives a sequence a slot; there must be room."""
+        """Gives a sequence a slot, and its adapter an index; there must be room."""
+        sequence.adapter_index = self.adapters.take(sequence.adapter)
         sequence.slot = self._free.pop()
         self.running.append(sequence)
 
     def release(self, sequence: Sequence) -> None:
-        """Takes the slot back."""
+        """Takes the slot back, and the adapter's index."""
+        self.adapters.give_back(sequence.adapter_index)
         self.running.remove(sequence)
         self._free.append(sequence.slot)
         sequence.slot = -1
@@ -71,8 +76,8 @@ class Scheduler:
         return chunks
 
 
-def build_step(chunks: list[Chunk]) -> Step:
-    """The step contract's arrays for a plan."""
+def build_step(chunks: list[Chunk], changes: list[AdapterChange]) -> Step:
+    """The step contract's arrays for a plan and the adapters that it needs loaded."""
     emitting = [chunk.sequence for chunk in chunks if chunk.emits]
     tokens = [
         token
@@ -93,6 +98,7 @@ def build_step(chunks: list[Chunk]) -> Step:
         shapes=np.array([_shape(s) for s in emitting], np.float32).reshape(-1, 8),
         bans=np.array(bans, np.int64).reshape(-1, 2),
         counts=np.array(counts, np.int64).reshape(-1, 3),
+        adapters=pack_changes(changes),
     )
 
 
@@ -103,7 +109,14 @@ def _row(chunk: Chunk) -> tuple[int, ...]:
     reads = _READS[request.sampling.mode]
     if request.return_contrast:
         reads |= Reads.EXPERT | Reads.BASE
-    return sequence.slot, sequence.fed, chunk.length, request.adapter, int(reads), int(chunk.emits)
+    return (
+        sequence.slot,
+        sequence.fed,
+        chunk.length,
+        sequence.adapter_index,
+        int(reads),
+        int(chunk.emits),
+    )
 
 
 def _draw(sequence: Sequence) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
 
+from cold_backend.adapter_catalogue import ServedAdapter
 from cold_backend.detokenizer import Detokenizer, StopWords
 from cold_backend.errors import ColdError
 from cold_backend.request import GenerationRequest
@@ -86,6 +87,8 @@ class Sequence:
         self.accepted_s = time.monotonic()
         self.admitted_s = self.first_token_s = float("nan")
         self.slot = -1
+        self.adapter = ServedAdapter(request.adapter)
+        self.adapter_index = -1  # in the models, while it has a slot
         self.fed = 0  # tokens that the KV cache holds
         self.tokens = list(request.prompt)
         self._eos_ids = tokenizer.eos_ids

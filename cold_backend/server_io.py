@@ -20,6 +20,7 @@ import triton_python_backend_utils as pb_utils
 from cold_backend.config import Settings, load_settings
 from cold_backend.contract import STEP_MODEL, Step, StepResult
 from cold_backend.errors import ColdError, ErrorCode, StepError
+from cold_backend.intake import Intake
 from cold_backend.logs import set_up_log
 from cold_backend.metrics import FAMILIES, Changes, Family, Labels
 from cold_backend.outbox import Outbox
@@ -91,11 +92,15 @@ def read_tensors(request: Any) -> Arrays:
     return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
 
-def accept(request: Any, take: Callable[[Arrays, Any, str], None], telemetry: Telemetry) -> None:
-    """Hands a request of `cold` on, with its response sender and id; refuses it if that raises."""
+def accept(request: Any, intake: Intake, outbox: Outbox, telemetry: Telemetry) -> None:
+    """Hands a request of `cold` on; refuses it if that raises."""
     sender = request.get_response_sender()
+
+    def sink_for(parsed: GenerationRequest) -> ResponseSink:
+        return ResponseSink(sender, parsed, outbox)
+
     try:
-        return take(read_tensors(request), sender, request.request_id())
+        return intake.take(read_tensors(request), sink_for, request.request_id())
     except ColdError as raised:
         error = raised
     except Exception:
@@ -272,7 +277,7 @@ def _outputs(piece: Piece, request: GenerationRequest) -> Arrays:
     if request.return_num_output_tokens:
         outputs["num_output_tokens"] = np.array([len(tokens)], np.int32)
     if request.return_log_probs:
-        of_base = request.adapter < 0
+        of_base = not request.adapter
         outputs["output_log_probs"] = np.array(
             [t.base_log_prob if of_base else t.expert_log_prob for t in tokens], np.float32
         )

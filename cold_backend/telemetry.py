@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cold_backend import metrics as m
 from cold_backend.config import Settings
+from cold_backend.contract import AdapterChange
 from cold_backend.errors import ColdError, ErrorCode
 from cold_backend.metrics import Metrics
 from cold_backend.sequence import FinishReason, Sequence, Token
@@ -15,6 +16,8 @@ from cold_kernels import Mode
 
 _log = logging.getLogger(__name__)
 
+_MAX_LABELS = 100  # adapters with metrics of their own
+_OTHERS = "other adapters"
 _DECODINGS = {Mode.COLD: "cold", Mode.EXPERT: "greedy", Mode.BASE: "base"}
 
 
@@ -26,11 +29,13 @@ class Load:
         running: sequences with a slot.
         waiting: sequences without.
         cached_tokens: tokens in the slots.
+        adapters: in the models.
     """
 
     running: int
     waiting: int
     cached_tokens: int
+    adapters: int
 
 
 class Telemetry:
@@ -45,6 +50,7 @@ class Telemetry:
         self.metrics = Metrics()
         self._settings = settings
         self._capacity = settings.max_sequences * settings.max_context
+        self._labels = {"", *settings.adapter_names}
         # A label's value is known from the start, so that rates over it are right from the start.
         for code in ErrorCode:
             self.metrics.add(m.ERRORS, code.value, value=0)
@@ -55,7 +61,8 @@ class Telemetry:
             for family in (m.CONTRASTED, m.CONTESTED, m.CHANGED):
                 self.metrics.add(family, adapter, value=0)
         self.metrics.set(m.MAX_SEQUENCES, settings.max_sequences)
-        self.metrics.set(m.ADAPTERS, len(settings.adapters))
+        for counter in (m.ADAPTER_LOADS, m.ADAPTER_EVICTIONS):
+            self.metrics.add(counter, value=0)
         self.metrics.set(m.RESTARTS, restarts)
 
     def refused(self, error: ColdError, request_id: str) -> None:
@@ -66,13 +73,11 @@ class Telemetry:
     def admitted(self, sequence: Sequence) -> None:
         """A sequence got its slot."""
         self.metrics.observe(m.QUEUE, sequence.admitted_s - sequence.accepted_s)
-        self.metrics.add(
-            m.PROMPT_TOKENS, self._adapter(sequence), value=len(sequence.request.prompt)
-        )
+        self.metrics.add(m.PROMPT_TOKENS, self._label(sequence), value=len(sequence.request.prompt))
 
     def picked(self, sequence: Sequence, token: Token) -> None:
         """A step picked a token."""
-        adapter = self._adapter(sequence)
+        adapter = self._label(sequence)
         self.metrics.add(m.OUTPUT_TOKENS, adapter)
         if sequence.output_length == 1:
             self.metrics.observe(m.TTFT, sequence.first_token_s - sequence.accepted_s)
@@ -88,12 +93,19 @@ class Telemetry:
         for part, seconds in parts.items():
             self.metrics.add(m.STEP_SECONDS, part, value=seconds)
 
+    def adapters_changed(self, changes: list[AdapterChange]) -> None:
+        """The models have loaded adapters."""
+        for change in changes:
+            self.metrics.add(m.ADAPTER_LOADS)
+            self.metrics.add(m.ADAPTER_EVICTIONS, value=bool(change.evicts))
+            _log.info("adapter loaded", extra={"adapter": change.name, "evicts": change.evicts})
+
     def ended(self, sequence: Sequence, end: FinishReason | ColdError, now_s: float) -> None:
         """A sequence got its last response."""
         failed = isinstance(end, ColdError)
         decoding = _DECODINGS[sequence.request.sampling.mode]
         outcome = "error" if isinstance(end, ColdError) else end.value
-        self.metrics.add(m.REQUESTS, self._adapter(sequence), decoding, outcome)
+        self.metrics.add(m.REQUESTS, self._label(sequence), decoding, outcome)
         if isinstance(end, ColdError):
             self.metrics.add(m.ERRORS, end.code.value)
         latency_s = now_s - sequence.accepted_s
@@ -103,7 +115,7 @@ class Telemetry:
             self.metrics.observe(m.ITL, (latency_s - ttft_s) / (sequence.output_length - 1))
         fields = {
             "request": sequence.request_id,
-            "adapter": self._adapter(sequence),
+            "adapter": sequence.request.adapter,
             "decoding": decoding,
             "outcome": end.code.value if isinstance(end, ColdError) else end.value,
             "prompt_tokens": len(sequence.request.prompt),
@@ -121,10 +133,16 @@ class Telemetry:
         self.metrics.set(m.RUNNING, load.running)
         self.metrics.set(m.WAITING, load.waiting)
         self.metrics.set(m.KV_USED, load.cached_tokens / self._capacity)
+        self.metrics.set(m.ADAPTERS, load.adapters)
 
-    def _adapter(self, sequence: Sequence) -> str:
-        number = sequence.request.adapter
-        return self._settings.adapter_names[number] if number >= 0 else ""
+    def _label(self, sequence: Sequence) -> str:
+        """The adapter's name, unless there are too many for a time series each."""
+        name = sequence.request.adapter
+        if name not in self._labels:
+            if len(self._labels) >= _MAX_LABELS:
+                return _OTHERS
+            self._labels.add(name)
+        return name
 
 
 def _milliseconds(seconds: float) -> float | None:

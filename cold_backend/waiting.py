@@ -23,7 +23,7 @@ class WaitingQueue:
 
     def __init__(self) -> None:
         self._sequences: list[Sequence] = []
-        self._served: Counter[int] = Counter()  # by adapter index; -1 is the base
+        self._served: Counter[str] = Counter()  # by adapter
         self._level = 0  # what the adapter that was served last had been served by then
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ class WaitingQueue:
         self._sequences.remove(sequence)
         return sequence
 
-    def charge(self, adapter: int, tokens: int) -> None:
+    def charge(self, adapter: str, tokens: int) -> None:
         """Counts tokens that an adapter was served."""
         self._served[adapter] += tokens
 

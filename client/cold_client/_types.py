@@ -142,7 +142,8 @@ class Model:
     """A model of the server's repository.
 
     `adapters` and what follows is known for the model `cold` only, and empty or None where its
-    configuration does not say. `max_context` is in tokens.
+    configuration does not say. `max_context` is in tokens. With `adapters_dir` the server may serve
+    other adapters than these, which it reads from a folder when a request names one.
     """
 
     name: str
@@ -150,6 +151,7 @@ class Model:
     state: str = ""
     reason: str = ""
     adapters: tuple[str, ...] = ()
+    adapters_dir: bool = False
     default_adapter: str | None = None
     base_model: str | None = None
     max_context: int | None = None

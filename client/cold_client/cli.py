@@ -145,6 +145,8 @@ def _model_lines(model: Model) -> list[str]:
             for name in model.adapters
         )
         lines.append(f"  adapters: {', '.join(named)}")
+    if model.adapters_dir:
+        lines.append("  and those in the server's folder")
     if model.base_model:
         lines.append(f"  base model: {model.base_model}")
     if model.max_context:

@@ -72,7 +72,9 @@ def _serve(settings: Settings, endpoints: Endpoints, *, verbose: bool, extra: Se
     drain_s = {signal.SIGINT: 0.0, signal.SIGTERM: settings.drain_timeout_s}
     for number in drain_s:
         signal.signal(number, lambda n, _: supervisor.stop(drain_s[signal.Signals(n)]))
-    adapters = ", ".join(settings.adapter_names) or "none"
+    named = ", ".join(settings.adapter_names)
+    folder = f"those in {settings.adapters_dir}" if settings.adapters_dir else ""
+    adapters = ", ".join(filter(None, (named, folder))) or "none"
     _say(f"loading {settings.base_model} with adapters: {adapters}")
     return 0 if supervisor.run() else 1
 
@@ -118,6 +120,8 @@ def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
         raise ConfigError(
             f"max_context: the model allows at most {limit} tokens, got {settings.max_context}"
         )
+    if settings.adapters_dir and not Path(settings.adapters_dir).is_dir():
+        raise ConfigError(f"adapters_dir: {settings.adapters_dir} is not a directory")
     ops_for(settings, take_device(settings, 0))
     model = empty_model(config)
     for name, path in settings.adapters.items():
@@ -150,9 +154,14 @@ def _absolute(settings: Settings) -> Settings:
     """Paths as the model processes, which run elsewhere, can use them."""
     return dataclasses.replace(
         settings,
-        base_model=str(Path(settings.base_model).expanduser().absolute()),
-        adapters={n: str(Path(p).expanduser().absolute()) for n, p in settings.adapters.items()},
+        base_model=_absolute_path(settings.base_model),
+        adapters={n: _absolute_path(p) for n, p in settings.adapters.items()},
+        adapters_dir=_absolute_path(settings.adapters_dir) if settings.adapters_dir else "",
     )
+
+
+def _absolute_path(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -188,6 +197,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=DIR",
         help="PEFT LoRA adapter and the name requests use for it; may be repeated",
     )
+    add(
+        "--adapters-dir",
+        metavar="DIR",
+        help="folder of further adapters, a directory each, read when a request names one",
+    )
+    add(
+        "--max-adapters",
+        type=int,
+        metavar="N",
+        help="of those, how many stay in memory; default: as many as requests run",
+    )
+    add("--max-lora-rank", type=int, metavar="N", help="of those; default: 16")
     add("--default-adapter", metavar="NAME", help="default: the first adapter")
     add("--config", type=Path, metavar="FILE.toml", help="settings from a file, see below")
     add("--host", metavar="ADDRESS", help="default: 127.0.0.1")

@@ -41,6 +41,7 @@ def write_repository(
     served = {
         "base_model": Path(settings.base_model).name,
         "adapters": json.dumps(settings.adapter_names),
+        "adapters_dir": json.dumps(bool(settings.adapters_dir)),
         "default_adapter": settings.default_adapter,
         "max_context": str(settings.max_context),
         "max_sequences": str(settings.max_sequences),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cold_backend.adapter_slots import AdapterSlots
 from cold_backend.admission import Admission
 from cold_backend.config import Settings
 from cold_backend.contract import Pick, Row, Step, StepResult, emitting
@@ -75,6 +76,10 @@ def parser(tokenizer: Tokenizer) -> RequestParser:
     return RequestParser(Settings(base_model="m", adapters={"a": "p"}, max_context=512), tokenizer)
 
 
+def new_scheduler(max_sequences: int, adapters: AdapterSlots | None = None) -> Scheduler:
+    return Scheduler(max_sequences, 8, adapters or AdapterSlots(["a", "b"]))
+
+
 def new_engine(
     step: CountingStep, scheduler: Scheduler, max_queue: int, *, max_wait_s: float = 60
 ) -> Engine:
@@ -104,7 +109,7 @@ def run_all(engine: Engine, sequences: list[Sequence]) -> None:
 
 def test_more_requests_than_slots_all_finish(parser: RequestParser, tokenizer: Tokenizer) -> None:
     step = CountingStep()
-    scheduler = Scheduler(3, 8)
+    scheduler = new_scheduler(3)
     engine = new_engine(step, scheduler, 50)
     sequences = [sequence(parser, tokenizer, max_tokens=n % 7 + 1) for n in range(20)]
     for one in sequences:
@@ -122,7 +127,7 @@ def test_a_long_prompt_is_fed_in_chunks_beside_running_sequences(
     parser: RequestParser, tokenizer: Tokenizer
 ) -> None:
     step = CountingStep()
-    engine = new_engine(step, Scheduler(2, 8), 5)
+    engine = new_engine(step, new_scheduler(2), 5)
     short = sequence(parser, tokenizer, max_tokens=10)
     long = Sequence(
         parser.parse({"input_ids": np.arange(3, 33), "max_tokens": np.array([2])}),
@@ -142,7 +147,7 @@ def test_a_failed_step_ends_its_requests_and_no_others(
     parser: RequestParser, tokenizer: Tokenizer
 ) -> None:
     step = CountingStep()
-    scheduler = Scheduler(2, 8)
+    scheduler = new_scheduler(2)
     engine = new_engine(step, scheduler, 5)
 
     def fail_once() -> None:
@@ -165,7 +170,7 @@ def test_cancelled_requests_end_at_once_running_and_waiting(
     parser: RequestParser, tokenizer: Tokenizer
 ) -> None:
     step = CountingStep()
-    engine = new_engine(step, Scheduler(1, 8), 5)
+    engine = new_engine(step, new_scheduler(1), 5)
     running, waiting, other = (sequence(parser, tokenizer, max_tokens=n) for n in (500, 500, 3))
     for one in (running, waiting, other):
         engine.submit(one)
@@ -184,7 +189,7 @@ def test_cancelled_requests_end_at_once_running_and_waiting(
 
 
 def test_full_queue_and_shutdown_are_refused(parser: RequestParser, tokenizer: Tokenizer) -> None:
-    engine = new_engine(CountingStep(), Scheduler(1, 8), 2)
+    engine = new_engine(CountingStep(), new_scheduler(1), 2)
     kept = [sequence(parser, tokenizer) for _ in range(2)]
     for one in kept:
         engine.submit(one)

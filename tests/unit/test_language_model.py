@@ -11,12 +11,14 @@ import torch
 import transformers
 from peft import PeftModel
 
+from cold_backend.adapter_loader import AdapterLoader
 from cold_backend.adapters import check_fit, load_adapter
 from cold_backend.checkpoint import empty_model, load_config, load_model
-from cold_backend.contract import Reads, Row
+from cold_backend.contract import AdapterChange, Reads, Row, pack_changes
 from cold_backend.decoder import is_lean
 from cold_backend.language_model import LanguageModel
 from cold_backend.loading import network_of
+from cold_backend.lora import AdapterSet
 from cold_kernels import load_ops
 from tests.families import FAMILIES, VOCAB, make_adapter, make_model
 
@@ -29,14 +31,17 @@ def packed(
     adapters: dict[str, Path] | None = None,
     readers: tuple[Reads, ...] = (Reads.EXPERT,),
     kernels: str = "native",
+    room: int = 0,
 ) -> LanguageModel:
     config = load_config(str(path))
     loaded = [load_adapter(name, str(p)) for name, p in (adapters or {}).items()]
     for adapter in loaded:
         check_fit(adapter, empty_model(config))
     model = load_model(str(path), config, torch.float32, CPU)
-    network = network_of(model, loaded, load_ops(kernels, CPU), CONTEXT)
-    return LanguageModel(network, readers, slots=4, context=CONTEXT)
+    adapters_of_model = AdapterSet(loaded, room, max_rank=6)
+    network = network_of(model, adapters_of_model, load_ops(kernels, CPU), CONTEXT)
+    loader = AdapterLoader(empty_model(config), max_rank=6)
+    return LanguageModel(network, readers, slots=4, context=CONTEXT, loader=loader)
 
 
 def rows(*columns: dict[Row, int]) -> np.ndarray[Any, np.dtype[np.int32]]:
@@ -118,11 +123,45 @@ def test_expert_and_base_in_one_forward(family: str, kernels: str, tmp_path: Pat
     step(9, 1, 2)
 
 
+@pytest.mark.parametrize(
+    ("family", "kernels"), [("llama", "native"), ("llama", "reference"), ("gpt2", "native")]
+)
+def test_an_adapter_is_put_into_a_running_model(family: str, kernels: str, tmp_path: Path) -> None:
+    """Beside one that stays, in the place of another; one that breaks fails its own rows alone."""
+    base = make_model(family, tmp_path / "base")
+    paths = {
+        name: make_adapter(base, tmp_path / name, seed=seed, r=seed)
+        for name, seed in (("fixed", 2), ("first", 3), ("second", 5))
+    }
+    model = packed(base, {"fixed": paths["fixed"]}, kernels=kernels, room=2)
+    ids = prompt(9, 3)
+
+    def logits() -> torch.Tensor:
+        places = ({Row.SLOT: i + 1, Row.LENGTH: 9, Row.ADAPTER: i} for i in (0, 2, -1))
+        return model.forward(np.array(ids * 3), rows(*places))[0]
+
+    def load(name: str) -> None:
+        model.load_adapters(pack_changes([AdapterChange(2, name, str(paths[name]))]))
+
+    for name in ("first", "second"):
+        load(name)
+        for row, adapter in enumerate((paths["fixed"], paths[name], None)):
+            expected = reference(base, ids, adapter)[-1]
+            torch.testing.assert_close(logits()[row], expected, atol=2e-4, rtol=1e-4)
+    good = logits()
+    (paths["second"] / "adapter_model.safetensors").write_bytes(b"broken")
+    load("second")
+    assert torch.equal(logits()[[0, 2]], good[[0, 2]])
+    assert logits()[1].isnan().all()
+    load("first")
+    assert logits().isfinite().all()
+
+
 def test_which_models_run_lean(tmp_path: Path) -> None:
     lean = {
         family
         for family in FAMILIES
-        if is_lean(load_config(str(make_model(family, tmp_path / family))), (), CONTEXT)
+        if is_lean(load_config(str(make_model(family, tmp_path / family))), AdapterSet(), CONTEXT)
     }
     # This Mistral's sliding window is shorter than the context.
     assert lean == {"llama", "qwen2", "qwen3"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .._client import AsyncClient
@@ -51,6 +51,7 @@ class Catalogue:
         self._client = client
         self._created = int(time.time())
         self._served: dict[str, Served] = {}
+        self._folder: Served | None = None  # stands for any adapter
         self._asked_s = -_FRESH_S
 
     async def all(self) -> list[Served]:
@@ -61,13 +62,20 @@ class Catalogue:
             raise ServerUnavailable("the model is not ready")
         served = served_by(cold, self._created)
         self._served = {model.id: model for model in served}
+        of_folder = Served("", "", cold.base_model or "base", cold.max_context, self._created)
+        self._folder = of_folder if cold.adapters_dir else None
         self._asked_s = time.monotonic()
         return served
 
     async def find(self, name: str) -> Served:
-        """The model of that id. Raises AdapterNotFound or ServerUnavailable."""
+        """The model of that id. Raises AdapterNotFound or ServerUnavailable.
+
+        Where the server reads adapters from a folder, it alone knows whether there is one.
+        """
         if name not in self._served or time.monotonic() - self._asked_s > _FRESH_S:
             await self.all()
+        if name not in self._served and self._folder is not None:
+            return replace(self._folder, id=name, adapter=name)
         if name not in self._served:
             known = ", ".join(self._served)
             raise AdapterNotFound(f"model: no model {name[:64]!r}; served are: {known}")

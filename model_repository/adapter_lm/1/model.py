@@ -12,5 +12,6 @@ class TritonPythonModel:
         return server_io.answer(requests, self._forward)
 
     def _forward(self, inputs):
+        self._model.load_adapters(inputs["adapters"])
         (logits,) = self._model.forward(inputs["tokens"], inputs["rows"])
         return {"expert_logits": logits.float().cpu().numpy()}

@@ -3,22 +3,23 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from cold_backend import server_io
+from cold_backend.adapter_slots import AdapterSlots
 from cold_backend.admission import Admission
 from cold_backend.engine import Engine
-from cold_backend.loading import is_fused, load_fused, load_tokenizer
+from cold_backend.intake import Intake
+from cold_backend.loading import is_fused, load_catalogue, load_fused, load_tokenizer
 from cold_backend.outbox import Outbox
 from cold_backend.request import RequestParser
 from cold_backend.scheduler import Scheduler
-from cold_backend.sequence import Sequence
 from cold_backend.telemetry import Telemetry
 
 
 class TritonPythonModel:
     def initialize(self, args):
         settings = server_io.start(args)
-        self._tokenizer = load_tokenizer(settings)
-        self._parser = RequestParser(settings, self._tokenizer)
-        scheduler = Scheduler(settings.max_sequences, settings.max_step_tokens)
+        tokenizer = load_tokenizer(settings)
+        adapters = AdapterSlots(settings.adapter_names, settings.adapter_room)
+        scheduler = Scheduler(settings.max_sequences, settings.max_step_tokens, adapters)
         # The thread that steps also loads: a second one that computes would have OpenMP threads of
         # its own, and the two sets, more than there are cores, would sleep at every barrier.
         thread = ThreadPoolExecutor(1, "engine")
@@ -29,6 +30,9 @@ class TritonPythonModel:
         self._telemetry = Telemetry(settings, server_io.restarts(args))
         admission = Admission(settings.max_queue, settings.max_wait_s)
         self._engine = Engine(execute, scheduler, admission, self._telemetry)
+        parser = RequestParser(settings, tokenizer)
+        catalogue = load_catalogue(settings)
+        self._intake = Intake(parser, catalogue, self._engine, tokenizer, self._telemetry)
         self._running = thread.submit(self._run)
         self._publisher = server_io.Publisher(self._telemetry, self._engine.load)
         self._args = args
@@ -36,13 +40,14 @@ class TritonPythonModel:
 
     def execute(self, requests):
         for request in requests:
-            server_io.accept(request, self._take, self._telemetry)
+            server_io.accept(request, self._intake, self._outbox, self._telemetry)
 
     def finalize(self):
         self._stop()
 
     def _run(self):
         self._engine.run()
+        self._intake.close()
         self._outbox.close()
         server_io.say_stopped(self._args)
 
@@ -50,8 +55,3 @@ class TritonPythonModel:
         self._engine.close()
         self._running.result()
         self._publisher.close()
-
-    def _take(self, inputs, sender, request_id):
-        request = self._parser.parse(inputs)
-        sink = server_io.ResponseSink(sender, request, self._outbox)
-        self._engine.submit(Sequence(request, sink, self._tokenizer, request_id))

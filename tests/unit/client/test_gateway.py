@@ -40,6 +40,17 @@ async def http(server: FakeServer) -> AsyncIterator[httpx.AsyncClient]:
             yield http
 
 
+async def test_a_folder_of_adapters_is_the_servers_to_know(
+    http: httpx.AsyncClient, server: FakeServer
+) -> None:
+    body = CHAT | {"model": "new"}
+    assert (await http.post("/v1/chat/completions", json=body)).status_code == 404
+    server.parameters["adapters_dir"] = "true"
+    server.script = [piece("hi", final=True, finish_reason=STOP, num_input_tokens=PROMPT_TOKENS)]
+    answer = await http.post("/v1/chat/completions", json=body)
+    assert answer.json()["model"] == "new", answer.text
+
+
 def events(text: str) -> list[Any]:
     bodies = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
     return [body if body == "[DONE]" else json.loads(body) for body in bodies]

@@ -1,0 +1,126 @@
+"""Which adapters requests may ask for: those named in the settings, and those in a folder."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from cold_backend.adapter_loader import AdapterLoader
+from cold_backend.adapters import FILES
+from cold_backend.config import Settings, is_adapter_name
+from cold_backend.errors import ConfigError, InvalidRequestError, UnknownAdapterError
+
+_SHOWN = 20  # names in an error
+
+
+@dataclass(frozen=True, slots=True)
+class ServedAdapter:
+    """An adapter as it was when a request asked for it.
+
+    Attributes:
+        name: empty for the base model alone.
+        path: its directory; empty for one that the models have from the start.
+        stamp: changes when its files do.
+    """
+
+    name: str
+    path: str = ""
+    stamp: tuple[int, ...] = ()
+
+
+class AdapterCatalogue:
+    """Finds adapters by name; safe for threads.
+
+    A directory is read when it is first asked for and when its files have changed, so that a
+    broken adapter is refused before anything is decoded with it.
+
+    Args:
+        settings: adapters by name, and the folder.
+        loader: reads those in the folder; None if there is no folder.
+    """
+
+    def __init__(self, settings: Settings, loader: AdapterLoader | None) -> None:
+        self._settings = settings
+        self._loader = loader
+        self._lock = threading.Lock()
+        self._results: dict[str, tuple[ServedAdapter, str]] = {}  # and what is wrong with it
+
+    def is_read(self, name: str) -> bool:
+        """Whether `find` answers at once."""
+        return self._result(self._current(name)) is not None
+
+    def find(self, name: str) -> ServedAdapter:
+        """The adapter of that name, which may be empty.
+
+        Raises:
+            InvalidRequestError: it cannot be used.
+            UnknownAdapterError: there is none of that name.
+        """
+        with self._lock:
+            served = self._current(name)
+            problem = self._result(served)
+            if problem is None:
+                problem = self._read(served)
+                self._results[name] = served, problem
+        if problem:
+            raise InvalidRequestError("lora_name", problem)
+        return served
+
+    def _current(self, name: str) -> ServedAdapter:
+        if not name or name in self._settings.adapters:
+            return ServedAdapter(name)
+        path = check_served(self._settings, name)
+        try:
+            files = [(path / file).stat() for file in FILES]
+        except OSError:
+            return ServedAdapter(name, str(path))
+        stamp = (
+            number for file in files for number in (file.st_ino, file.st_size, file.st_mtime_ns)
+        )
+        return ServedAdapter(name, str(path), tuple(stamp))
+
+    def _result(self, served: ServedAdapter) -> str | None:
+        """What is wrong with an adapter, empty if nothing; None if it has to be read."""
+        if not served.path:
+            return ""
+        known, problem = self._results.get(served.name, (None, ""))
+        return problem if known == served else None
+
+    def _read(self, served: ServedAdapter) -> str:
+        try:
+            if self._loader is not None:
+                self._loader.load(served.name, served.path)
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+
+def check_served(settings: Settings, name: str) -> Path:
+    """Checks that an adapter is named in the settings or is a directory in the folder.
+
+    Returns:
+        The directory.
+
+    Raises:
+        UnknownAdapterError: it is neither.
+    """
+    if name in settings.adapters:
+        return Path(settings.adapters[name])
+    folder = Path(settings.adapters_dir)
+    if settings.adapters_dir and is_adapter_name(name) and (folder / name).is_dir():
+        return folder / name
+    known = ", ".join([*settings.adapters, *_names_in(settings)]) or "none"
+    raise UnknownAdapterError(f"lora_name: no adapter {name[:64]!r}; served are: {known}")
+
+
+def _names_in(settings: Settings) -> list[str]:
+    if not settings.adapters_dir:
+        return []
+    try:
+        entries = [path.name for path in islice(Path(settings.adapters_dir).iterdir(), 1000)]
+    except OSError:
+        return []
+    names = sorted(filter(is_adapter_name, entries))
+    return names[:_SHOWN] + ["…"] * (len(names) > _SHOWN)
