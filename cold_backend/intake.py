@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +13,8 @@ from cold_backend.request import GenerationRequest, Inputs, RequestParser
 from cold_backend.sequence import Sequence, Sink
 from cold_backend.telemetry import Telemetry
 from cold_backend.tokenizer import Tokenizer
+
+_log = logging.getLogger(__name__)
 
 
 class Intake:
@@ -71,7 +74,11 @@ class Intake:
 
     def _read_and_submit(self, sequence: Sequence) -> None:
         try:
-            self._submit(sequence)
-        except ColdError as error:
-            self._telemetry.refused(error, sequence.request_id)
-            sequence.sink.fail(error)
+            return self._submit(sequence)
+        except ColdError as raised:
+            error = raised
+        except Exception:
+            _log.exception("an adapter could not be read")
+            error = ColdError("internal error")
+        self._telemetry.refused(error, sequence.request_id)
+        sequence.sink.fail(error)
