@@ -99,8 +99,8 @@ _FIELD = re.compile(r"([a-z_]+): ")
 _CODE = re.compile(
     r" \[(invalid_argument|not_found|unavailable|deadline_exceeded|cancelled|internal)\]$"
 )
-# What the libraries say when a connection, or one stream of it, ends too early: of the server, or of
-# a proxy that has lost the server. gRPC has other statuses than UNAVAILABLE for some of it.
+# What the libraries say when a connection, or one stream of it, ends too early, or a proxy has lost
+# the server's. gRPC has other statuses than UNAVAILABLE for some of it.
 _CLOSED = re.compile("RST_STREAM|END_STREAM|^(peer closed|Server disconnected) ")
 # What tritonserver says of itself, with a status that means something else.
 _SAID: tuple[tuple[re.Pattern[str], type[ColdClientError]], ...] = (
