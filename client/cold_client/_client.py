@@ -84,7 +84,7 @@ class Client(_Limits):
         return self._stream(request, stream=True, timeout_s=timeout_s)
 
     def health(self, *, timeout_s: float | None = None) -> Health:
-        """What the server says about itself. Raises ServerUnavailable if it cannot be reached."""
+        """What the server says about itself. Raises ServerUnavailable, AccessDenied."""
         return self._transport.health(timeout_s=self._limit_s(timeout_s))
 
     def models(self, *, timeout_s: float | None = None) -> list[Model]:
@@ -139,7 +139,7 @@ class AsyncClient(_Limits):
         return self._stream(request, stream=True, timeout_s=timeout_s)
 
     async def health(self, *, timeout_s: float | None = None) -> Health:
-        """What the server says about itself. Raises ServerUnavailable if it cannot be reached."""
+        """What the server says about itself. Raises ServerUnavailable, AccessDenied."""
         return await self._transport.health(timeout_s=self._limit_s(timeout_s))
 
     async def models(self, *, timeout_s: float | None = None) -> list[Model]:

@@ -3,7 +3,7 @@
 ColdClientError
 ├── InvalidRequest      the request is malformed; `field` names the input, if known
 ├── AdapterNotFound     no adapter of that name is served
-├── ServerUnavailable   refused connection, full queue, shutting down, model not loaded
+├── ServerUnavailable   refused or lost connection, full queue, shutting down, model not loaded
 ├── AccessDenied        the server, or a proxy before it, wants other credentials
 ├── RequestTimeout      `timeout_s`, or the request's own `deadline_s`, passed
 ├── RequestCancelled    the request was cancelled before it ended
@@ -47,7 +47,7 @@ class AdapterNotFound(ColdClientError):
 
 
 class ServerUnavailable(ColdClientError):
-    """The server cannot be reached or takes no more work now; trying later may help."""
+    """The server cannot be reached, is gone, or takes no more work now; trying later may help."""
 
 
 class AccessDenied(ColdClientError):
@@ -99,6 +99,15 @@ _FIELD = re.compile(r"([a-z_]+): ")
 _CODE = re.compile(
     r" \[(invalid_argument|not_found|unavailable|deadline_exceeded|cancelled|internal)\]$"
 )
+# What the libraries say when a connection, or one stream of it, ends too early, or a proxy has lost
+# the server's. gRPC has other statuses than UNAVAILABLE for some of it.
+_CLOSED = re.compile("RST_STREAM|END_STREAM|^(peer closed|Server disconnected) ")
+# What tritonserver says of itself, with a status that means something else.
+_SAID: tuple[tuple[re.Pattern[str], type[ColdClientError]], ...] = (
+    (_CLOSED, ServerUnavailable),
+    (re.compile("unknown model"), ServerUnavailable),
+    (re.compile("is restricted, expecting header"), AccessDenied),
+)
 
 
 def from_grpc(code: str, message: str) -> ColdClientError:
@@ -134,6 +143,9 @@ def httpx_errors() -> Iterator[None]:
         raise ServerUnavailable(str(error)) from error
     except httpx.TimeoutException as error:
         raise RequestTimeout(f"no answer in time: {error}") from error
+    except httpx.RemoteProtocolError as error:
+        kind = ServerUnavailable if _CLOSED.search(str(error)) else ProtocolError
+        raise kind(str(error)) from error
     except httpx.HTTPError as error:
         raise ProtocolError(str(error)) from error
 
@@ -145,11 +157,10 @@ def _error(kind: type[ColdClientError], message: str) -> ColdClientError:
         kind = _FROM_GRPC.get(code[1].upper(), ServerError)
         message = message[: code.start()]
     message = message or "no details"
+    if not code:
+        kind = next((other for text, other in _SAID if text.search(message)), kind)
     if kind is InvalidRequest:
         return InvalidRequest(message, field=_field(message))
-    # What tritonserver itself says of a model that is not loaded, or no longer.
-    if not code and "unknown model" in message:
-        return ServerUnavailable(message)
     return kind(message)
 
 

@@ -55,7 +55,7 @@ class HttpTransport:
         with httpx_errors():
             return Health(
                 **{
-                    name: self._http.get(path, timeout=timeout_s).is_success
+                    name: _says_yes(self._http.get(path, timeout=timeout_s))
                     for name, path in _READY.items()
                 }
             )
@@ -103,7 +103,7 @@ class AsyncHttpTransport:
         with httpx_errors():
             return Health(
                 **{
-                    name: (await self._http.get(path, timeout=timeout_s)).is_success
+                    name: _says_yes(await self._http.get(path, timeout=timeout_s))
                     for name, path in _READY.items()
                 }
             )
@@ -166,6 +166,13 @@ def _verify(access: Access) -> ssl.SSLContext | bool:
     except (ssl.SSLError, ValueError) as error:
         message = f"ca_file: {access.ca_file}: no certificates: {error}"
         raise InvalidRequest(message, field="ca_file") from error
+
+
+def _says_yes(response: httpx.Response) -> bool:
+    """Whether a server is what it was asked. Raises AccessDenied, which tells nothing about it."""
+    if response.status_code in (401, 403):
+        raise from_http(response.status_code, json_error(response.content))
+    return response.is_success
 
 
 def _models(response: httpx.Response) -> list[Model]:

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,8 +24,12 @@ def find(name: str) -> str:
     return found
 
 
-def run(name: str, *arguments: str | Path) -> str:
-    """What the program prints; the test fails if it fails."""
+def run(name: str, *arguments: str | Path, environment: Mapping[str, str] | None = None) -> str:
+    """What the program prints; the test fails if it fails.
+
+    Args:
+        environment: what it gets beside ours.
+    """
     done = subprocess.run(
         [find(name), *arguments],
         stdout=subprocess.PIPE,
@@ -33,6 +37,7 @@ def run(name: str, *arguments: str | Path) -> str:
         text=True,
         timeout=60,
         check=False,
+        env={**os.environ, **(environment or {})},
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -40,11 +45,24 @@ def run(name: str, *arguments: str | Path) -> str:
 
 @contextmanager
 def running(
-    name: str, *arguments: str | Path, log: Path, ready: Callable[[], bool]
+    name: str,
+    *arguments: str | Path,
+    log: Path,
+    ready: Callable[[], bool],
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The program while it runs, from when it is ready; what it prints goes to `log`."""
+    """The program while it runs, from when it is ready; what it prints goes to `log`.
+
+    Args:
+        environment: what it gets beside ours.
+    """
     with log.open("wb") as output:
-        process = subprocess.Popen([find(name), *arguments], stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [find(name), *arguments],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **(environment or {})},
+        )
     try:
         wait_for(lambda: process.poll() is not None or ready(), f"{name} did not start")
         assert process.poll() is None, f"{name} ended:\n{log.read_text()}"

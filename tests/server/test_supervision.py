@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,14 +43,21 @@ class Running:
 
 
 @contextmanager
-def cold_server(base_model: Path, adapter: Path, *options: str) -> Iterator[Running]:
-    http, grpc, metrics = free_ports(3)
-    ports = ["--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics]
+def cold_server(
+    base_model: Path, adapter: Path, *options: str, ports: Sequence[int] = ()
+) -> Iterator[Running]:
+    """The command while it runs, from when it is ready.
+
+    Args:
+        ports: of HTTP, gRPC and metrics; free ones unless they are given.
+    """
+    http, grpc, metrics = ports or free_ports(3)
+    listen = ["--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics]
     command = [Path(sys.executable).parent / "cold-server", "--base-model", base_model]
     server = subprocess.Popen(
         [
             *map(str, command),
-            *map(str, ports),
+            *map(str, listen),
             *("--adapter", f"equations={adapter}", "--max-context", "640", *options),
         ]
     )

@@ -95,9 +95,12 @@ def test_headers_over_http() -> None:
 
     access = Access(headers=TOKEN)
     transport = HttpTransport("http://h", access=access, transport=httpx.MockTransport(handler))
-    with Client(transport=transport) as client, pytest.raises(AccessDenied):
-        client.generate("hi")
-    assert seen == ["Bearer secret"]
+    with Client(transport=transport) as client:
+        with pytest.raises(AccessDenied):
+            client.generate("hi")
+        with pytest.raises(AccessDenied):
+            client.health()
+    assert seen == ["Bearer secret"] * 2
 
 
 async def test_headers_over_asynchronous_http() -> None:
@@ -111,6 +114,8 @@ async def test_headers_over_asynchronous_http() -> None:
     async with AsyncClient(transport=transport) as client:
         with pytest.raises(AccessDenied):
             await client.generate("hi")
+        with pytest.raises(AccessDenied):
+            await client.health()
 
 
 @pytest.mark.parametrize("url", ["grpcs://h", "https://h"])

@@ -106,6 +106,23 @@ def test_a_model_that_is_not_loaded_is_no_adapter() -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("CANCELLED", "Stream removed (RST_STREAM (Received RST_STREAM with error code 8))"),
+        ("UNKNOWN", "Stream removed (Data frame with END_STREAM flag received)"),
+        ("INTERNAL", "Received RST_STREAM with error code 2"),
+    ],
+)
+def test_a_stream_that_was_cut(code: str, message: str) -> None:
+    assert isinstance(from_grpc(code, message), ServerUnavailable)
+
+
+def test_a_restricted_protocol() -> None:
+    message = "This protocol is restricted, expecting header 'triton-grpc-protocol-token'"
+    assert isinstance(from_grpc("UNAVAILABLE", message), AccessDenied)
+
+
+@pytest.mark.parametrize(
     ("raised", "kind"),
     [
         (httpx.ConnectError("no"), ServerUnavailable),
@@ -114,6 +131,8 @@ def test_a_model_that_is_not_loaded_is_no_adapter() -> None:
         (httpx.ReadTimeout("no"), RequestTimeout),
         (httpx.PoolTimeout("no"), RequestTimeout),
         (httpx.RemoteProtocolError("no"), ProtocolError),
+        (httpx.RemoteProtocolError("peer closed connection without"), ServerUnavailable),
+        (httpx.RemoteProtocolError("Server disconnected without"), ServerUnavailable),
         (httpx.DecodingError("no"), ProtocolError),
     ],
 )
