@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig
-from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -70,6 +68,9 @@ def load_adapter(name: str, path: str) -> Adapter:
         raise ConfigError(f"adapter {name}: {path} is not a PEFT adapter directory")
     if not (Path(path) / _WEIGHTS).is_file():
         raise ConfigError(f"adapter {name}: {path} has no {_WEIGHTS}")
+    # Imported late, here and below: a process without adapters starts a second earlier.
+    from peft import PeftConfig
+
     try:
         config = PeftConfig.from_pretrained(path)
         weights = load_file(Path(path) / _WEIGHTS)
@@ -125,6 +126,8 @@ def features(module: Any, weight: Tensor) -> tuple[int, int]:
 
 
 def _check_kind(name: str, config: Any) -> None:
+    from peft import LoraConfig
+
     if not isinstance(config, LoraConfig):
         kind = getattr(config.peft_type, "value", config.peft_type)
         raise ConfigError(f"adapter {name}: only LoRA can be served, this is {kind}")
@@ -157,6 +160,8 @@ def _sides(name: str, weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]
 
 
 def _pair(name: str, layer: str, config: Any, sides: dict[str, Tensor]) -> LoraPair:
+    from peft.utils.other import get_pattern_key
+
     a, b = sides.get("a"), sides.get("b")
     if a is None or b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
         raise ConfigError(f"adapter {name}: {layer} needs matrices [rank, in] and [out, rank]")

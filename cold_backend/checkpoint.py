@@ -1,4 +1,7 @@
-"""A Hugging Face model directory: its configuration and its weights."""
+"""A Hugging Face model directory: its configuration and its weights.
+
+transformers is imported late: a process that needs no model starts two seconds earlier.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
-from cold_backend.attention import ATTENTION_NAME
 from cold_backend.errors import ConfigError
 
 
@@ -21,6 +22,8 @@ def load_config(path: str) -> Any:
     """
     if not (Path(path) / "config.json").is_file():
         raise ConfigError(f"base_model: {path} is not a Hugging Face model directory")
+    from transformers import AutoConfig
+
     try:
         return AutoConfig.from_pretrained(path, local_files_only=True)
     except (ValueError, OSError) as error:
@@ -44,6 +47,10 @@ def load_model(path: str, config: Any, dtype: torch.dtype, device: torch.device)
     Raises:
         ConfigError: the weights are missing or not safetensors, or the architecture is unsupported.
     """
+    from transformers import AutoModelForCausalLM
+
+    from cold_backend.attention import ATTENTION_NAME
+
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path,
@@ -64,6 +71,8 @@ def empty_model(config: Any) -> nn.Module:
     Raises:
         ConfigError: the configuration is not that of a causal language model.
     """
+    from transformers import AutoModelForCausalLM
+
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)

@@ -15,7 +15,6 @@ from cold_backend.errors import ConfigError
 from cold_backend.fused import FusedExecution
 from cold_backend.language_model import LanguageModel, Network
 from cold_backend.lora import AdapterSet, attach_adapters
-from cold_backend.packed_transformer import PackedTransformer
 from cold_backend.tokenizer import Tokenizer
 from cold_kernels import KernelError, Ops, load_ops
 from cold_kernels.device import DeviceError, choose_device
@@ -167,6 +166,9 @@ def network_of(model: torch.nn.Module, adapters: AdapterSet, ops: Ops, context: 
     """
     if is_lean(model.config, adapters, context):
         return Decoder(model, adapters, ops, context)
+    # Imported late: it needs transformers' modules, which take a second.
+    from cold_backend.packed_transformer import PackedTransformer
+
     return PackedTransformer(
         model, attach_adapters(model, adapters, ops) if len(adapters) else None
     )

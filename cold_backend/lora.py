@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from cold_backend.adapters import Adapter, LoraPair, features
 from cold_kernels import Ops
@@ -148,6 +147,9 @@ def changeable(model: nn.Module) -> set[str]:
     Those inside the decoder's layers: room for it in an embedding or an output layer, which few
     adapters change, would be as wide as the vocabulary.
     """
+    # Imported late: it needs transformers' modules, which take a second.
+    from transformers.pytorch_utils import Conv1D
+
     head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
     return {
         path

@@ -1,4 +1,7 @@
-"""Text to token ids and back."""
+"""Text to token ids and back.
+
+transformers is imported late: all processes of a server import this, one of them tokenises.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import TemplateError
-from transformers import AutoTokenizer, GenerationConfig
 
 from cold_backend.errors import ConfigError, InvalidRequestError
 
@@ -23,6 +25,8 @@ class Tokenizer:
     """
 
     def __init__(self, path: str, vocab_size: int) -> None:
+        from transformers import AutoTokenizer
+
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
         except (ValueError, OSError) as error:
@@ -68,6 +72,8 @@ class Tokenizer:
 
 def _eos_ids(path: str, tokenizer_eos: int | None) -> frozenset[int]:
     """Every id that ends a sequence, from the generation config and the tokenizer."""
+    from transformers import GenerationConfig
+
     try:
         declared = GenerationConfig.from_pretrained(path, local_files_only=True).eos_token_id
     except OSError:  # the file is optional
