@@ -112,7 +112,7 @@ def check_served(settings: Settings, name: str) -> Path:
     if settings.adapters_dir and is_adapter_name(name) and (folder / name).is_dir():
         return folder / name
     known = ", ".join([*settings.adapters, *_names_in(settings)]) or "none"
-    raise UnknownAdapterError(f"lora_name: no adapter {name[:64]!r}; served are: {known}")
+    raise UnknownAdapterError(f"lora_name: no adapter {name!r}; served are: {known}")
 
 
 def _names_in(settings: Settings) -> list[str]:

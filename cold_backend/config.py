@@ -17,6 +17,10 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 EXECUTIONS = ("auto", "ensemble", "fused")
 LOG_FORMATS = ("text", "json")
 
+# More than a prompt has unless it is made of a tokenizer's longest tokens: about 4 in Latin script,
+# up to 12 in others where JSON escapes each character.
+BYTES_PER_TOKEN = 64
+
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -39,6 +43,8 @@ class Settings:
         max_sequences: how many requests run at the same time; each holds one KV-cache slot.
         max_context: tokens that a slot holds, prompt and output together.
         max_step_tokens: tokens of one step over all sequences; longer prompts are cut in chunks.
+        max_prompt_bytes: a larger prompt, as text or as JSON of messages, is refused unread; 0 is
+            64 bytes for each token of max_context.
         max_queue: requests that may wait for a slot.
         max_wait_s: how long a request may wait for a slot, in seconds.
         drain_timeout_s: how long running requests may go on after SIGTERM, in seconds.
@@ -60,6 +66,7 @@ class Settings:
     max_sequences: int = 16
     max_context: int = 2048
     max_step_tokens: int = 256
+    max_prompt_bytes: int = 0
     max_queue: int = 256
     max_wait_s: float = 30.0
     drain_timeout_s: float = 30.0
@@ -75,6 +82,7 @@ class Settings:
         _within("max_sequences", self.max_sequences, 1, 1024)
         _within("max_context", self.max_context, 2, 1 << 20)
         _within("max_step_tokens", self.max_step_tokens, self.max_sequences, 1 << 20)
+        _within("max_prompt_bytes", self.max_prompt_bytes, 0, 1 << 30)
         _within("max_queue", self.max_queue, 1, 1 << 20)
         _within("max_wait_s", self.max_wait_s, 0.1, 86400)
         _within("drain_timeout_s", self.drain_timeout_s, 0, 86400)
@@ -104,6 +112,11 @@ class Settings:
     def adapter_room(self) -> int:
         """How many adapters of adapters_dir the models hold."""
         return (self.max_adapters or self.max_sequences) if self.adapters_dir else 0
+
+    @property
+    def prompt_bytes(self) -> int:
+        """The largest prompt that is tokenised."""
+        return self.max_prompt_bytes or BYTES_PER_TOKEN * self.max_context
 
     def save(self, path: Path) -> None:
         """Writes the settings as JSON."""

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from cold_backend.adapter_catalogue import AdapterCatalogue
 from cold_backend.engine import Engine
 from cold_backend.errors import ColdError, ShuttingDownError
-from cold_backend.request import GenerationRequest, Inputs, RequestParser
+from cold_backend.fields import Inputs
+from cold_backend.request import GenerationRequest, RequestParser
 from cold_backend.sequence import Sequence, Sink
 from cold_backend.telemetry import Telemetry
 from cold_backend.tokenizer import Tokenizer

@@ -29,7 +29,7 @@ class TextLines(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """The line without a traceback."""
-        fields = (f" {name}={value}" for name, value in _extra(record).items())
+        fields = (f" {name}={_shown(value)}" for name, value in _extra(record).items())
         return super().formatMessage(record) + "".join(fields)
 
 
@@ -51,6 +51,16 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+
+def _shown(value: object) -> str:
+    """A value on one line that cannot be taken for another field: clients choose some of them."""
+    plain = str(value)
+    quoted = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in json.dumps(plain, ensure_ascii=False)
+    )
+    return quoted if quoted != f'"{plain}"' or set(" =") & set(plain) else plain
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from cold_backend.adapter_catalogue import check_served
 from cold_backend.config import Settings
 from cold_backend.errors import InvalidRequestError
+from cold_backend.fields import (
+    Inputs,
+    read_flag,
+    read_integer,
+    read_messages,
+    read_name,
+    read_number,
+    read_text,
+    read_words,
+)
 from cold_backend.tokenizer import Tokenizer
 from cold_kernels import Mode
 
-Inputs = Mapping[str, npt.NDArray[Any]]
-
 DEFAULT_MAX_TOKENS = 256
-MAX_WORDS = 64  # stop words and bad words, each
 _MODES = {"cold": Mode.COLD, "greedy": Mode.EXPERT, "base": Mode.BASE}
 _PROMPTS = ("text_input", "messages", "input_ids")
 _INT32_MAX = 2**31 - 1
 _INFINITY = float("inf")
+# Far beyond what is of use, and what float32 can still compute with: a score that overflowed would
+# have no place among the others.
+_STRONGEST, _WEAKEST = 1000.0, 0.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,29 +115,29 @@ class RequestParser:
         prompt = self._prompt(inputs)
         room = self._settings.max_context - len(prompt)
         default = min(DEFAULT_MAX_TOKENS, room)
-        max_tokens = _integer(inputs, "max_tokens", default, 1, room)
-        bad_words = _words(inputs, "bad_words")
-        return_contrast = _flag(inputs, "return_contrast", False)
+        max_tokens = read_integer(inputs, "max_tokens", default, 1, room)
+        bad_words = read_words(inputs, "bad_words")
+        return_contrast = read_flag(inputs, "return_contrast", False)
         if return_contrast and sampling.mode is Mode.BASE:
             raise InvalidRequestError("return_contrast", "not available with decoding base")
-        excluded = _flag(inputs, "exclude_input_in_output", True)
+        excluded = read_flag(inputs, "exclude_input_in_output", True)
         return GenerationRequest(
             prompt=tuple(prompt),
             adapter=self._adapter(inputs, sampling.mode),
             sampling=sampling,
             max_tokens=max_tokens,
-            min_tokens=_integer(inputs, "min_tokens", 0, 0, max_tokens),
-            stop_words=_words(inputs, "stop_words"),
+            min_tokens=read_integer(inputs, "min_tokens", 0, 0, max_tokens),
+            stop_words=read_words(inputs, "stop_words"),
             bad_words=tuple(ids for word in bad_words for ids in self._spellings(word)),
-            ignore_eos=_flag(inputs, "ignore_eos", False),
-            stream=_flag(inputs, "stream", False),
+            ignore_eos=read_flag(inputs, "ignore_eos", False),
+            stream=read_flag(inputs, "stream", False),
             echo="" if excluded else self._echo(inputs, prompt),
-            priority=_integer(inputs, "priority", 1, 0, 2),
+            priority=read_integer(inputs, "priority", 1, 0, 2),
             deadline_s=_deadline(inputs),
-            return_log_probs=_flag(inputs, "return_log_probs", False),
-            return_finish_reason=_flag(inputs, "return_finish_reason", False),
-            return_num_input_tokens=_flag(inputs, "return_num_input_tokens", False),
-            return_num_output_tokens=_flag(inputs, "return_num_output_tokens", False),
+            return_log_probs=read_flag(inputs, "return_log_probs", False),
+            return_finish_reason=read_flag(inputs, "return_finish_reason", False),
+            return_num_input_tokens=read_flag(inputs, "return_num_input_tokens", False),
+            return_num_output_tokens=read_flag(inputs, "return_num_output_tokens", False),
             return_contrast=return_contrast,
         )
 
@@ -145,35 +149,43 @@ class RequestParser:
                 "text_input", f"exactly one of {', '.join(_PROMPTS)} is needed, got {came}"
             )
         name = given[0]
-        ids = self._encode(name, inputs)
+        ids = self._ids(inputs) if name == "input_ids" else self._encode(name, inputs)
         if not ids:
             raise InvalidRequestError(name, "must not be empty")
-        limit = self._settings.max_context - 1
-        if len(ids) > limit:
-            raise InvalidRequestError(
-                name, f"at most {limit} tokens fit in the context, got {len(ids)}"
-            )
+        self._check_length(name, len(ids))
+        return ids
+
+    def _ids(self, inputs: Inputs) -> list[int]:
+        given = inputs["input_ids"]
+        self._check_length("input_ids", given.size)
+        ids: list[int] = given.reshape(-1).tolist()
+        top = self._tokenizer.vocab_size - 1
+        wrong = next((i for i in ids if not 0 <= i <= top), None)
+        if wrong is not None:
+            raise InvalidRequestError("input_ids", f"ids must be 0 to {top}, got {wrong}")
         return ids
 
     def _encode(self, name: str, inputs: Inputs) -> list[int]:
-        if name == "input_ids":
-            ids: list[int] = inputs[name].reshape(-1).tolist()
-            top = self._tokenizer.vocab_size - 1
-            wrong = next((i for i in ids if not 0 <= i <= top), None)
-            if wrong is not None:
-                raise InvalidRequestError(name, f"ids must be 0 to {top}, got {wrong}")
-            return ids
-        text = _text(inputs, name, "")
+        most_bytes = self._settings.prompt_bytes
         if name == "messages":
-            return self._tokenizer.encode_chat(_messages(text))
+            return self._tokenizer.encode_chat(read_messages(inputs, name, most_bytes))
+        text = read_text(inputs, name, most_bytes)
         # Some tokenizers make a begin-of-sequence token of nothing, which is no prompt.
         return self._tokenizer.encode(text) if text else []
 
+    def _check_length(self, name: str, tokens: int) -> None:
+        limit = self._settings.max_context - 1
+        if tokens > limit:
+            raise InvalidRequestError(
+                name, f"at most {limit} tokens fit in the context, got {tokens}"
+            )
+
     def _echo(self, inputs: Inputs, prompt: list[int]) -> str:
-        return _text(inputs, "text_input", "") or self._tokenizer.decode(prompt)
+        text = read_text(inputs, "text_input", self._settings.prompt_bytes)
+        return text or self._tokenizer.decode(prompt)
 
     def _adapter(self, inputs: Inputs, mode: Mode) -> str:
-        name = _text(inputs, "lora_name", "")
+        name = read_name(inputs, "lora_name")
         if name:
             check_served(self._settings, name)
         if mode is Mode.BASE:
@@ -192,22 +204,22 @@ class RequestParser:
 
 
 def _sampling(inputs: Inputs) -> Sampling:
-    decoding = _text(inputs, "decoding", "cold") or "cold"
+    decoding = read_name(inputs, "decoding") or "cold"
     if decoding not in _MODES:
         raise InvalidRequestError(
-            "decoding", f"must be one of {', '.join(_MODES)}, got {decoding[:64]!r}"
+            "decoding", f"must be one of {', '.join(_MODES)}, got {decoding!r}"
         )
     return Sampling(
         mode=_MODES[decoding],
-        alpha=_number(inputs, "alpha", 0.1, 0, 1, open_low=True),
-        beta=_number(inputs, "beta", 0.5, 0, _INFINITY),
-        temperature=_number(inputs, "temperature", 0, 0, _INFINITY),
-        top_k=_integer(inputs, "top_k", 0, 0, _INT32_MAX),
-        top_p=_number(inputs, "top_p", 1, 0, 1, open_low=True),
-        min_p=_number(inputs, "min_p", 0, 0, 1),
-        repetition_penalty=_number(inputs, "repetition_penalty", 1, 0, _INFINITY, open_low=True),
-        presence_penalty=_number(inputs, "presence_penalty", 0, -2, 2),
-        frequency_penalty=_number(inputs, "frequency_penalty", 0, -2, 2),
+        alpha=read_number(inputs, "alpha", 0.1, 0, 1, open_low=True),
+        beta=read_number(inputs, "beta", 0.5, 0, _STRONGEST),
+        temperature=read_number(inputs, "temperature", 0, _WEAKEST, _STRONGEST, or_zero=True),
+        top_k=read_integer(inputs, "top_k", 0, 0, _INT32_MAX),
+        top_p=read_number(inputs, "top_p", 1, 0, 1, open_low=True),
+        min_p=read_number(inputs, "min_p", 0, 0, 1),
+        repetition_penalty=read_number(inputs, "repetition_penalty", 1, _WEAKEST, _STRONGEST),
+        presence_penalty=read_number(inputs, "presence_penalty", 0, -2, 2),
+        frequency_penalty=read_number(inputs, "frequency_penalty", 0, -2, 2),
         seed=int(inputs["seed"].item()) if "seed" in inputs else secrets.randbits(64),
     )
 
@@ -215,74 +227,4 @@ def _sampling(inputs: Inputs) -> Sampling:
 def _deadline(inputs: Inputs) -> float:
     if "deadline_s" not in inputs:
         return _INFINITY
-    return _number(inputs, "deadline_s", 0, 0, _INFINITY, open_low=True)
-
-
-def _number(
-    inputs: Inputs,
-    name: str,
-    default: float,
-    low: float,
-    high: float,
-    *,
-    open_low: bool = False,
-) -> float:
-    """A finite number between low and high; `open_low` leaves low itself out."""
-    value = float(inputs[name].item()) if name in inputs else default
-    above = value > low if open_low else value >= low
-    if not (above and value <= high and np.isfinite(value)):
-        if high == _INFINITY:
-            allowed = f"a finite number {'above' if open_low else 'of at least'} {low:g}"
-        else:
-            allowed = f"in {'(' if open_low else '['}{low:g}, {high:g}]"
-        raise InvalidRequestError(name, f"must be {allowed}, got {value:g}")
-    return value
-
-
-def _integer(inputs: Inputs, name: str, default: int, low: int, high: int) -> int:
-    value = int(inputs[name].item()) if name in inputs else default
-    if not low <= value <= high:
-        raise InvalidRequestError(name, f"must be between {low} and {high}, got {value}")
-    return value
-
-
-def _flag(inputs: Inputs, name: str, default: bool) -> bool:
-    return bool(inputs[name].item()) if name in inputs else default
-
-
-def _text(inputs: Inputs, name: str, default: str) -> str:
-    return _utf8(name, inputs[name].item()) if name in inputs else default
-
-
-def _words(inputs: Inputs, name: str) -> tuple[str, ...]:
-    words = tuple(_utf8(name, word) for word in inputs[name].reshape(-1)) if name in inputs else ()
-    if len(words) > MAX_WORDS:
-        raise InvalidRequestError(name, f"at most {MAX_WORDS} words, got {len(words)}")
-    if "" in words:
-        raise InvalidRequestError(name, "a word must not be empty")
-    return words
-
-
-def _utf8(name: str, value: bytes | str) -> str:
-    if isinstance(value, str):
-        return value
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidRequestError(name, f"must be UTF-8, byte {error.start} is not") from error
-
-
-def _messages(text: str) -> list[dict[str, Any]]:
-    try:
-        messages = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequestError("messages", f"must be JSON: {error}") from error
-    good = isinstance(messages, list) and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-        for m in messages
-    )
-    if not good or not messages:
-        raise InvalidRequestError(
-            "messages", 'must be a list of {"role": string, "content": string}, not empty'
-        )
-    return messages
+    return read_number(inputs, "deadline_s", 0, 0, _INFINITY, open_low=True)

@@ -20,6 +20,8 @@ _MAX_LABELS = 100  # adapters with metrics of their own
 _OTHERS = "other adapters"
 _DECODINGS = {Mode.COLD: "cold", Mode.EXPERT: "greedy", Mode.BASE: "base"}
 
+_ID_LENGTH = 128  # characters of a client's id that the log has
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -68,7 +70,7 @@ class Telemetry:
     def refused(self, error: ColdError, request_id: str) -> None:
         """A request was not accepted."""
         self.metrics.add(m.ERRORS, error.code.value)
-        _log.info("refused", extra={"request": request_id, "code": error.code.value})
+        _log.info("refused", extra={"request": _short(request_id), "code": error.code.value})
 
     def admitted(self, sequence: Sequence) -> None:
         """A sequence got its slot."""
@@ -114,7 +116,7 @@ class Telemetry:
         if sequence.output_length > 1 and not failed:
             self.metrics.observe(m.ITL, (latency_s - ttft_s) / (sequence.output_length - 1))
         fields = {
-            "request": sequence.request_id,
+            "request": _short(sequence.request_id),
             "adapter": sequence.request.adapter,
             "decoding": decoding,
             "outcome": end.code.value if isinstance(end, ColdError) else end.value,
@@ -143,6 +145,10 @@ class Telemetry:
                 return _OTHERS
             self._labels.add(name)
         return name
+
+
+def _short(request_id: str) -> str:
+    return request_id if len(request_id) <= _ID_LENGTH else request_id[:_ID_LENGTH] + "..."
 
 
 def _milliseconds(seconds: float) -> float | None:

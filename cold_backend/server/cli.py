@@ -225,6 +225,12 @@ def _parser() -> argparse.ArgumentParser:
         help=f"tokens of prompt and output; default: {_DEFAULT_CONTEXT}, or the model's limit",
     )
     add("--max-step-tokens", type=int, metavar="N", help="tokens of one step; default: 256")
+    add(
+        "--max-prompt-bytes",
+        type=int,
+        metavar="N",
+        help="larger prompts are refused unread; default: 64 for each token of the context",
+    )
     add("--max-queue", type=int, metavar="N", help="requests that may wait; default: 256")
     add("--max-wait-s", type=float, metavar="S", help="longest wait for a slot; default: 30")
     add("--drain-timeout-s", type=float, metavar="S", help="see below; default: 30")

@@ -28,6 +28,7 @@ from cold_backend.server.repository import write_repository
 _DEAD = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD, psutil.STATUS_STOPPED)
 _SHARED_MEMORY = Path("/dev/shm")
 _SHARED_MEMORY_BYTES = 16 << 20  # of each model process; two vocabulary-wide rows are 0.4 MB
+_STACK_KB = 256 << 10  # reserved for each thread, not taken
 _STREAMS_TIMEOUT_S = 10  # for `cold` to end its streams
 # What the last responses get to reach their clients: a gRPC stream that is still closing when
 # tritonserver is told to stop keeps its model loaded until the exit timeout.
@@ -249,10 +250,13 @@ class ServerProcess:
             *(f"--backend-config=python,{name}={value}" for name, value in shared_memory.items()),
             *extra,
         ]
+        # Its reader of JSON is recursive, in release 2.51 without a limit: at the usual 8 MB, 120 kB
+        # of brackets end the process. A shell that sets the limit becomes tritonserver.
+        limited = ["/bin/sh", "-c", f'ulimit -Ss {_STACK_KB} || true; exec "$0" "$@"', *arguments]
         # The model processes take the first python3 on the PATH: this one.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         return _Command(
-            arguments, self._threads() | os.environ | installation.environment | {"PATH": path}
+            limited, self._threads() | os.environ | installation.environment | {"PATH": path}
         )
 
     def _threads(self) -> dict[str, str]:
