@@ -12,7 +12,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from cold_backend.contract import Pick, Reads, Step, StepResult
+from cold_backend.contract import Pick, Reads, Step, StepResult, pack_changes
 from cold_backend.decoding import decode
 from cold_kernels import Mode, load_ops
 
@@ -37,6 +37,7 @@ def run(
         shapes=np.array([shape], np.float32),
         bans=np.array([(0, token) for token in bans], np.int64).reshape(-1, 2),
         counts=np.array([(0, *pair) for pair in counts], np.int64).reshape(-1, 3),
+        adapters=pack_changes([]),
     )
     return decode(OPS, step, LOGITS, LOGITS.flip(1))
 
