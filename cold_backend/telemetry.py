@@ -14,7 +14,7 @@ from cold_backend.contract import AdapterChange, Step
 from cold_backend.errors import ColdError, ErrorCode
 from cold_backend.metrics import Metrics
 from cold_backend.sequence import FinishReason, Sequence, Token, TraceHeaders
-from cold_backend.tracing import RequestSpans
+from cold_backend.tracing import RequestSpans, trace_id
 from cold_kernels import Mode
 
 _log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class Telemetry:
         ttft_s = sequence.first_token_s - sequence.accepted_s
         if sequence.output_length > 1 and not failed:
             self.metrics.observe(m.ITL, (latency_s - ttft_s) / (sequence.output_length - 1))
-        fields = {
+        fields: dict[str, str | float | None] = {
             "request": _short(sequence.request_id),
             "adapter": sequence.request.adapter,
             "decoding": decoding,
@@ -137,6 +137,7 @@ class Telemetry:
             "latency_ms": _milliseconds(latency_s),
         }
         self._spans.ended(sequence, end, now_s, fields)
+        fields["trace"] = trace_id(sequence.trace)
         if self._settings.log_prompts:
             fields["prompt"] = sequence.prompt_text
         _log.info("ended", extra=fields)

@@ -59,6 +59,12 @@ def current_headers() -> dict[str, str]:
     return headers
 
 
+def trace_id(headers: TraceHeaders) -> str | None:
+    """The trace's id, for the log; None where nothing is traced."""
+    _, _, rest = headers.get("traceparent", "").partition("-")
+    return rest.partition("-")[0] or None
+
+
 @contextmanager
 def child_span(name: str, headers: TraceHeaders) -> Iterator[None]:
     """A span around what is done for somebody else; it fails if that raises."""

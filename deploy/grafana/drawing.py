@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import matplotlib
@@ -24,6 +23,7 @@ from deploy.grafana.dashboard import Panel, Place, rows
 COLUMNS = 24
 _WIDTH, _CELL_H, _TOP, _GAP = 1440, 30, 54, 6  # pixels
 _DPI = 100
+_DAY_S = 86400  # matplotlib counts days
 _PAGE, _PANEL, _EDGE, _GRID = "#111217", "#181b1f", "#2a2d33", "#2c3036"
 _TEXT, _FAINT = "#ccccdc", "#8e8f9a"
 _COLOURS = ("#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#5794f2", "#b877d9", "#705da0")
@@ -122,7 +122,7 @@ def _plot(axes: Axes, panel: Panel, series: list[Series]) -> None:
     floor: defaultdict[float, float] = defaultdict(float)  # by time, what is stacked so far
     for number, one in enumerate(series):
         colour = _COLOURS[number % len(_COLOURS)]
-        times = [datetime.fromtimestamp(t, UTC) for t in one.times_s]
+        times = [t / _DAY_S for t in one.times_s]
         base = [floor[t] for t in one.times_s]
         values = [low + value for low, value in zip(base, one.values, strict=True)]
         axes.plot(times, values, color=colour, linewidth=1.1, label=one.label)
@@ -144,9 +144,9 @@ def _plot(axes: Axes, panel: Panel, series: list[Series]) -> None:
     )
 
 
-def _span(panels: Sequence[tuple[Panel, list[Series]]]) -> tuple[datetime, datetime]:
-    times = [t for _, series in panels for one in series for t in one.times_s]
-    return datetime.fromtimestamp(min(times), UTC), datetime.fromtimestamp(max(times), UTC)
+def _span(panels: Sequence[tuple[Panel, list[Series]]]) -> tuple[float, float]:
+    times = [t / _DAY_S for _, series in panels for one in series for t in one.times_s]
+    return min(times), max(times)
 
 
 def _shown(value: float, unit: str) -> str:
