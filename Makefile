@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Nothing may be fetched from a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test serve check ascend-check npu-test format bench bench-kernels load soak faults clean
+.PHONY: setup demo test serve check ascend-check npu-test format bench bench-kernels load soak faults dashboard-picture clean
 
 setup: .venv/.installed $(BASE_MODEL)/config.json
 
@@ -96,6 +96,9 @@ soak: setup
 
 faults: setup
 	$(BIN)/python load_tests/faults.py $(ADAPTERS) --report build/faults
+
+dashboard-picture: setup
+	$(BIN)/python -m deploy.grafana.picture $(ADAPTERS)
 
 # Bound threads: where something else runs, two on one core would wait for each other.
 bench-kernels: .venv/.installed

@@ -52,6 +52,9 @@ class Settings:
         kernels: implementation of the ops in cold_kernels; `auto` takes the best for the device.
         log_format: one of LOG_FORMATS.
         log_prompts: write prompts into the log.
+        trace_url: OTLP endpoint of a collector of OpenTelemetry traces; nothing is traced if empty.
+        trace_every: which requests are traced that do not come with a trace of their own: every
+            n-th, or none if 0.
     """
 
     base_model: str
@@ -74,6 +77,8 @@ class Settings:
     kernels: str = "auto"
     log_format: str = "text"
     log_prompts: bool = False
+    trace_url: str = ""
+    trace_every: int = 1
 
     def __post_init__(self) -> None:
         _one_of("device", self.device, DEVICES)
@@ -91,6 +96,9 @@ class Settings:
         _within("max_lora_rank", self.max_lora_rank, 1, 4096)
         if self.max_adapters:
             _within("max_adapters", self.max_adapters, self.max_sequences, 1 << 16)
+        if self.trace_url and not self.trace_url.startswith(("http://", "https://")):
+            raise ConfigError(f"trace_url: must be an http or https URL, got {self.trace_url!r}")
+        _within("trace_every", self.trace_every, 0, 1 << 30)
         for name in self.adapters:
             if not is_adapter_name(name):
                 raise ConfigError(

@@ -138,7 +138,8 @@ class Engine:
             changes = self._scheduler.adapters.take_changes()
             step = build_step(chunks, changes)
             planned_s = time.monotonic()
-            result = self._execute(step)
+            with self._telemetry.executing([chunk.sequence for chunk in chunks], step):
+                result = self._execute(step)
             executed_s = time.monotonic()
             self._telemetry.adapters_changed(changes)
             self._deliver(chunks, result, executed_s)

@@ -11,7 +11,7 @@ from cold_backend.engine import Engine
 from cold_backend.errors import ColdError, ShuttingDownError
 from cold_backend.fields import Inputs
 from cold_backend.request import GenerationRequest, RequestParser
-from cold_backend.sequence import Sequence, Sink
+from cold_backend.sequence import Sequence, Sink, TraceHeaders
 from cold_backend.telemetry import Telemetry
 from cold_backend.tokenizer import Tokenizer
 
@@ -48,7 +48,11 @@ class Intake:
         self._reader = ThreadPoolExecutor(1, "reader")
 
     def take(
-        self, inputs: Inputs, sink_for: Callable[[GenerationRequest], Sink], request_id: str
+        self,
+        inputs: Inputs,
+        sink_for: Callable[[GenerationRequest], Sink],
+        request_id: str,
+        trace: TraceHeaders,
     ) -> None:
         """Accepts a request, whose answer then goes to the sink.
 
@@ -56,7 +60,7 @@ class Intake:
             ColdError: it is refused, and nothing has been sent to a sink.
         """
         request = self._parser.parse(inputs)
-        sequence = Sequence(request, sink_for(request), self._tokenizer, request_id)
+        sequence = Sequence(request, sink_for(request), self._tokenizer, request_id, trace)
         if self._catalogue.is_read(request.adapter):
             self._submit(sequence)
             return
@@ -81,5 +85,5 @@ class Intake:
         except Exception:
             _log.exception("an adapter could not be read")
             error = ColdError("internal error")
-        self._telemetry.refused(error, sequence.request_id)
+        self._telemetry.refused(error, sequence.request_id, sequence.trace)
         sequence.sink.fail(error)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import enum
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from cold_backend.adapter_catalogue import ServedAdapter
@@ -13,6 +15,8 @@ from cold_backend.detokenizer import Detokenizer, StopWords
 from cold_backend.errors import ColdError
 from cold_backend.request import GenerationRequest
 from cold_backend.tokenizer import Tokenizer
+
+TraceHeaders = Mapping[str, str]  # W3C's traceparent and tracestate; empty if it is not traced
 
 
 class FinishReason(enum.Enum):
@@ -74,16 +78,23 @@ class Sequence:
         sink: where the answer goes.
         tokenizer: the base model's.
         request_id: what the client calls it.
+        trace: which trace it belongs to.
 
     Times are those of time.monotonic, NaN before what they tell of has happened.
     """
 
     def __init__(
-        self, request: GenerationRequest, sink: Sink, tokenizer: Tokenizer, request_id: str = ""
+        self,
+        request: GenerationRequest,
+        sink: Sink,
+        tokenizer: Tokenizer,
+        request_id: str = "",
+        trace: TraceHeaders = MappingProxyType({}),
     ) -> None:
         self.request = request
         self.sink = sink
         self.request_id = request_id
+        self.trace = trace
         self.accepted_s = time.monotonic()
         self.admitted_s = self.first_token_s = float("nan")
         self.slot = -1

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 from cold_backend.config import Settings, load_settings
@@ -24,11 +23,11 @@ from cold_backend.intake import Intake
 from cold_backend.logs import set_up_log
 from cold_backend.metrics import FAMILIES, Changes, Family, Labels
 from cold_backend.outbox import Outbox
+from cold_backend.outputs import Arrays, outputs_of
 from cold_backend.request import GenerationRequest
-from cold_backend.sequence import Piece, Token
+from cold_backend.sequence import Piece
 from cold_backend.telemetry import Load, Telemetry
-
-Arrays = dict[str, npt.NDArray[Any]]
+from cold_backend.tracing import child_span, current_headers, set_up_tracing
 
 _log = logging.getLogger(__name__)
 PUBLISH_INTERVAL_S = 0.5
@@ -45,7 +44,7 @@ _CODES = {
 
 
 def start(args: dict[str, str]) -> Settings:
-    """Sets up logging and reads the settings that `cold-server` names in the model's config.
+    """Reads the settings that `cold-server` names in the model's config; sets up log and tracing.
 
     Args:
         args: of `initialize`.
@@ -55,6 +54,7 @@ def start(args: dict[str, str]) -> Settings:
     """
     settings = load_settings(Path(_parameter(args, "settings")))
     set_up_log(args["model_name"], settings.log_format)
+    set_up_tracing(settings.trace_url)
     return settings
 
 
@@ -94,25 +94,27 @@ def read_tensors(request: Any) -> Arrays:
 
 def accept(request: Any, intake: Intake, outbox: Outbox, telemetry: Telemetry) -> None:
     """Hands a request of `cold` on; refuses it if that raises."""
-    sender = request.get_response_sender()
+    sender, request_id = request.get_response_sender(), request.request_id()
+    # tritonserver's own trace must not be used once `execute` has returned; its context may.
+    trace = json.loads(request.trace().get_context() or "{}")
 
     def sink_for(parsed: GenerationRequest) -> ResponseSink:
         return ResponseSink(sender, parsed, outbox)
 
     try:
-        return intake.take(read_tensors(request), sink_for, request.request_id())
+        return intake.take(read_tensors(request), sink_for, request_id, trace)
     except ColdError as raised:
         error = raised
     except Exception:
         _log.exception("a request could not be accepted")
         error = ColdError("internal error")
-    telemetry.refused(error, request.request_id())
+    telemetry.refused(error, request_id, trace)
     refuse(sender, error)
 
 
-def answer(requests: Iterable[Any], compute: Callable[[Arrays], Arrays]) -> list[Any]:
+def answer(model: str, requests: Iterable[Any], compute: Callable[[Arrays], Arrays]) -> list[Any]:
     """Answers the requests of a model that gives one response each."""
-    return [_answer(request, compute) for request in requests]
+    return [_answer(model, request, compute) for request in requests]
 
 
 def read_step(arrays: Arrays) -> Step:
@@ -131,6 +133,7 @@ def execute_step(step: Step) -> StepResult:
         model_name=STEP_MODEL,
         requested_output_names=list(StepResult.__slots__),
         inputs=[pb_utils.Tensor(name, getattr(step, name)) for name in Step.__slots__],
+        parameters=current_headers(),  # an ensemble passes them on to its models
     )
     response = request.exec()
     if response.has_error():
@@ -219,7 +222,7 @@ def refuse(sender: Any, error: ColdError) -> None:
 
 
 def _send_piece(sender: Any, request: GenerationRequest, piece: Piece) -> None:
-    outputs = _outputs(piece, request)
+    outputs = outputs_of(piece, request)
     response = pb_utils.InferenceResponse(
         [pb_utils.Tensor(name, array[None]) for name, array in outputs.items()]
     )
@@ -234,9 +237,10 @@ def _send(sender: Any, response: Any, flags: int) -> None:
         _log.warning("a response could not be sent", exc_info=True)
 
 
-def _answer(request: Any, compute: Callable[[Arrays], Arrays]) -> Any:
+def _answer(model: str, request: Any, compute: Callable[[Arrays], Arrays]) -> Any:
     try:
-        outputs = compute(read_tensors(request))
+        with child_span(model, json.loads(request.parameters())):
+            outputs = compute(read_tensors(request))
     except Exception as error:
         # The caller gets a failed step; what happened is for the log alone.
         _log.exception("a step failed")
@@ -261,35 +265,3 @@ def _triton_error(error: ColdError) -> Any:
 def _parameter(args: dict[str, str], name: str) -> str:
     value: str = json.loads(args["model_config"])["parameters"][name]["string_value"]
     return value
-
-
-def _outputs(piece: Piece, request: GenerationRequest) -> Arrays:
-    """The outputs of one response, without the batch dimension. See docs/protocol.md."""
-    tokens = piece.tokens
-    outputs: Arrays = {
-        "text_output": np.array([piece.text], object),
-        "token_ids": np.array([t.id for t in tokens], np.int64),
-    }
-    if request.return_finish_reason and piece.finish_reason:
-        outputs["finish_reason"] = np.array([piece.finish_reason.value], object)
-    if request.return_num_input_tokens:
-        outputs["num_input_tokens"] = np.array([len(request.prompt)], np.int32)
-    if request.return_num_output_tokens:
-        outputs["num_output_tokens"] = np.array([len(tokens)], np.int32)
-    if request.return_log_probs:
-        of_base = not request.adapter
-        outputs["output_log_probs"] = np.array(
-            [t.base_log_prob if of_base else t.expert_log_prob for t in tokens], np.float32
-        )
-    if request.return_contrast:
-        outputs |= _contrast(tokens)
-    return outputs
-
-
-def _contrast(tokens: tuple[Token, ...]) -> Arrays:
-    return {
-        "contrast_expert_log_probs": np.array([t.expert_log_prob for t in tokens], np.float32),
-        "contrast_base_log_probs": np.array([t.base_log_prob for t in tokens], np.float32),
-        "contrast_valid_counts": np.array([t.valid_count for t in tokens], np.int32),
-        "contrast_changed": np.array([t.id != t.expert_token for t in tokens], np.bool_),
-    }

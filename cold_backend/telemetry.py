@@ -1,17 +1,20 @@
-"""What is told of requests and steps: metrics, and one line of the log for every request."""
+"""What is told of requests and steps: metrics, spans, and one line of the log for every request."""
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from cold_backend import metrics as m
 from cold_backend.config import Settings
-from cold_backend.contract import AdapterChange
+from cold_backend.contract import AdapterChange, Step
 from cold_backend.errors import ColdError, ErrorCode
 from cold_backend.metrics import Metrics
-from cold_backend.sequence import FinishReason, Sequence, Token
+from cold_backend.sequence import FinishReason, Sequence, Token, TraceHeaders
+from cold_backend.tracing import RequestSpans, trace_id
 from cold_kernels import Mode
 
 _log = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ class Telemetry:
 
     def __init__(self, settings: Settings, restarts: int = 0) -> None:
         self.metrics = Metrics()
+        self._spans = RequestSpans()
         self._settings = settings
         self._capacity = settings.max_sequences * settings.max_context
         self._labels = {"", *settings.adapter_names}
@@ -67,13 +71,15 @@ class Telemetry:
             self.metrics.add(counter, value=0)
         self.metrics.set(m.RESTARTS, restarts)
 
-    def refused(self, error: ColdError, request_id: str) -> None:
+    def refused(self, error: ColdError, request_id: str, trace: TraceHeaders) -> None:
         """A request was not accepted."""
         self.metrics.add(m.ERRORS, error.code.value)
+        self._spans.refused(error, trace)
         _log.info("refused", extra={"request": _short(request_id), "code": error.code.value})
 
     def admitted(self, sequence: Sequence) -> None:
         """A sequence got its slot."""
+        self._spans.admitted(sequence)
         self.metrics.observe(m.QUEUE, sequence.admitted_s - sequence.accepted_s)
         self.metrics.add(m.PROMPT_TOKENS, self._label(sequence), value=len(sequence.request.prompt))
 
@@ -87,6 +93,10 @@ class Telemetry:
             self.metrics.add(m.CONTRASTED, adapter)
             self.metrics.add(m.CONTESTED, adapter, value=token.valid_count > 1)
             self.metrics.add(m.CHANGED, adapter, value=token.id != token.expert_token)
+
+    def executing(self, sequences: Iterable[Sequence], step: Step) -> AbstractContextManager[None]:
+        """Around the execution of a step."""
+        return self._spans.executing(sequences, step)
 
     def stepped(self, schedule_s: float, execute_s: float, deliver_s: float) -> None:
         """A step is done."""
@@ -115,7 +125,7 @@ class Telemetry:
         ttft_s = sequence.first_token_s - sequence.accepted_s
         if sequence.output_length > 1 and not failed:
             self.metrics.observe(m.ITL, (latency_s - ttft_s) / (sequence.output_length - 1))
-        fields = {
+        fields: dict[str, str | float | None] = {
             "request": _short(sequence.request_id),
             "adapter": sequence.request.adapter,
             "decoding": decoding,
@@ -126,6 +136,8 @@ class Telemetry:
             "ttft_ms": _milliseconds(ttft_s),
             "latency_ms": _milliseconds(latency_s),
         }
+        self._spans.ended(sequence, end, now_s, fields)
+        fields["trace"] = trace_id(sequence.trace)
         if self._settings.log_prompts:
             fields["prompt"] = sequence.prompt_text
         _log.info("ended", extra=fields)

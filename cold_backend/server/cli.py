@@ -248,6 +248,17 @@ def _parser() -> argparse.ArgumentParser:
         const=True,
         help="write prompts into the log; default: no",
     )
+    add(
+        "--trace-url",
+        metavar="URL",
+        help="send OpenTelemetry traces to a collector's OTLP endpoint",
+    )
+    add(
+        "--trace-every",
+        type=int,
+        metavar="N",
+        help="0 traces only requests that carry a traceparent header; default: 1, every request",
+    )
     add("--verbose", action="store_true", help="show tritonserver's own log")
     add("--version", action="version", version=f"%(prog)s {__version__}")
     return parser

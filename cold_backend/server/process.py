@@ -24,6 +24,7 @@ from cold_backend.config import Settings
 from cold_backend.errors import ConfigError
 from cold_backend.server.installation import find_tritonserver
 from cold_backend.server.repository import write_repository
+from cold_backend.server.tracing import SERVICE, trace_options
 
 _DEAD = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD, psutil.STATUS_STOPPED)
 _SHARED_MEMORY = Path("/dev/shm")
@@ -248,6 +249,7 @@ class ServerProcess:
             "--disable-auto-complete-config",
             *(f"--{name}={value}" for name, value in options.items()),
             *(f"--backend-config=python,{name}={value}" for name, value in shared_memory.items()),
+            *trace_options(self._settings),
             *extra,
         ]
         # Its reader of JSON is recursive, in release 2.51 without a limit: at the usual 8 MB,
@@ -256,7 +258,8 @@ class ServerProcess:
         # The model processes take the first python3 on the PATH: this one.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         return _Command(
-            limited, self._threads() | os.environ | installation.environment | {"PATH": path}
+            limited,
+            self._threads() | SERVICE | os.environ | installation.environment | {"PATH": path},
         )
 
     def _threads(self) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 DASHBOARD = Path(__file__).with_name("dashboard.json")
 
@@ -40,29 +41,63 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where something is, in cells of Grafana's grid of 24 columns."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+
+
+@dataclass(frozen=True, slots=True)
 class Panel:
     """A panel that draws queries over time.
 
     Attributes:
         unit: Grafana's name of it.
         stacked: whether the series are drawn on top of each other.
+        limit: highest value of the axis, None if it follows the values.
     """
 
     title: str
+    place: Place
     unit: str
     stacked: bool
+    limit: float | None
     queries: tuple[Query, ...]
 
 
-def panels(path: Path = DASHBOARD) -> list[Panel]:
+def rows() -> list[tuple[str, Place]]:
+    """Titles and places of the headings."""
+    return [
+        (panel["title"], Place(**panel["gridPos"])) for panel in _all() if panel["type"] == "row"
+    ]
+
+
+def panels() -> list[Panel]:
     """The panels in their order, rows left out."""
-    document = json.loads(path.read_text(encoding="utf-8"))
     found = []
-    for panel in document["panels"]:
+    for panel in _all():
         if panel["type"] == "row":
             continue
         defaults = panel["fieldConfig"]["defaults"]
         queries = tuple(Query(t["expr"], t["legendFormat"]) for t in panel["targets"])
         stacked = "stacking" in defaults["custom"]
-        found.append(Panel(panel["title"], defaults["unit"], stacked, queries))
+        found.append(
+            Panel(
+                title=panel["title"],
+                place=Place(**panel["gridPos"]),
+                unit=defaults["unit"],
+                stacked=stacked,
+                limit=defaults.get("max"),
+                queries=queries,
+            )
+        )
+    return found
+
+
+def _all() -> list[dict[str, Any]]:
+    document = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    found: list[dict[str, Any]] = document["panels"]
     return found

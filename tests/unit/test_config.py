@@ -34,6 +34,8 @@ from tests.families import make_adapter, make_model
         ({"base_model": "x", "max_wait_s": "1"}, "max_wait_s: must be a number"),
         ({"base_model": "x", "log_prompts": 1}, "log_prompts: must be true or false"),
         ({"base_model": "x", "log_format": "xml"}, "log_format: must be one of"),
+        ({"base_model": "x", "trace_url": "collector:4318"}, "trace_url: must be an http or https"),
+        ({"base_model": "x", "trace_every": -1}, "trace_every: must be between 0"),
         ({"base_model": "x", "adapters": {"../a": "p"}}, "adapters: a name is"),
         ({"base_model": "x", "adapters": ["a"]}, "adapters: must be a table"),
         ({"base_model": "x", "default_adapter": "b"}, "default_adapter: 'b' is not"),

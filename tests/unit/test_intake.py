@@ -53,7 +53,9 @@ class Setup:
     def ask(self, adapter: str) -> Sink:
         sink = Sink()
         inputs = {"input_ids": np.arange(5, 10), "max_tokens": np.array([3])}
-        self.intake.take(inputs | {"lora_name": np.array([adapter], object)}, lambda _: sink, "1")
+        self.intake.take(
+            inputs | {"lora_name": np.array([adapter], object)}, lambda _: sink, "1", {}
+        )
         return sink
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ FORBIDDEN = {
 ALONE = {
     "triton_python_backend_utils": "cold_backend/server_io.py",
     "torch_npu": "kernels/cold_kernels/device.py",
+    "opentelemetry": "cold_backend/tracing.py",
 }
 
 

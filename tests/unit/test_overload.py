@@ -185,7 +185,8 @@ def test_what_is_told_of_a_request(
     caplog.set_level(logging.INFO, "cold_backend.telemetry")
     telemetry = Telemetry(SETTINGS)
     request = parser.parse({"input_ids": np.arange(5, 10), "max_tokens": np.array([3])})
-    one = Sequence(request, Sink(), tokenizer, request_id="7")
+    trace = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"}
+    one = Sequence(request, Sink(), tokenizer, request_id="7", trace=trace)
     one.admitted_s = one.accepted_s + 0.25
     telemetry.admitted(one)
     one.tokens += [1, 2, 3]
@@ -201,7 +202,7 @@ def test_what_is_told_of_a_request(
     assert not telemetry.metrics.take().counts
 
     line = json.loads(JsonLines("cold").format(caplog.records[0]))
-    assert line["request"] == "7"
+    assert (line["request"], line["trace"]) == ("7", "ab" * 16)
     assert (line["output_tokens"], line["outcome"], line["ttft_ms"]) == (3, "length", 1000)
     assert "prompt" not in line
     assert "request=7" in TextLines("cold").format(caplog.records[0])

@@ -9,7 +9,7 @@ class TritonPythonModel:
         self._model = load_adapter_lm(server_io.start(args))
 
     def execute(self, requests):
-        return server_io.answer(requests, self._forward)
+        return server_io.answer("adapter_lm", requests, self._forward)
 
     def _forward(self, inputs):
         self._model.load_adapters(inputs["adapters"])

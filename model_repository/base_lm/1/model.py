@@ -9,7 +9,7 @@ class TritonPythonModel:
         self._model = load_base_lm(server_io.start(args))
 
     def execute(self, requests):
-        return server_io.answer(requests, self._forward)
+        return server_io.answer("base_lm", requests, self._forward)
 
     def _forward(self, inputs):
         (logits,) = self._model.forward(inputs["tokens"], inputs["rows"])

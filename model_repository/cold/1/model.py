@@ -12,6 +12,7 @@ from cold_backend.outbox import Outbox
 from cold_backend.request import RequestParser
 from cold_backend.scheduler import Scheduler
 from cold_backend.telemetry import Telemetry
+from cold_backend.tracing import stop_tracing
 
 
 class TritonPythonModel:
@@ -55,3 +56,4 @@ class TritonPythonModel:
         self._engine.close()
         self._running.result()
         self._publisher.close()
+        stop_tracing()

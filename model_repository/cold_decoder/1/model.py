@@ -14,7 +14,7 @@ class TritonPythonModel:
         self._ops = ops_for(settings, self._device)
 
     def execute(self, requests):
-        return server_io.answer(requests, self._decode)
+        return server_io.answer("cold_decoder", requests, self._decode)
 
     def _decode(self, inputs):
         expert, base = (
