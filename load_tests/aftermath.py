@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -28,12 +29,14 @@ class Event:
     Attributes:
         at_s: seconds since 1970.
         ready_s: seconds until the server was ready again; None if it was ready all the time.
-        as_expected: the adapters that it served afterwards were the right ones.
+        spare: whether the spare adapter is to be served afterwards.
+        as_expected: whether that is so.
     """
 
     name: str
     at_s: float
     ready_s: float | None
+    spare: bool
     as_expected: bool
 
     @property
@@ -97,7 +100,7 @@ class Aftermath:
             sample
             for sample in self.samples
             if sample.kind == "error"
-            and not sample.message.startswith("AdapterNotFound")
+            and not (_names_adapter(sample) and self._spare_is_gone(sample))
             and not any(_meets(sample, event) for event in self.events)
         ]
 
@@ -135,8 +138,21 @@ class Aftermath:
         lines += [f"{'ok' if held else 'FAILED':<8}{check}" for check, held in self.checks.items()]
         return "\n".join(lines)
 
+    def _spare_is_gone(self, sample: Sample) -> bool:
+        """Whether it was, at some time while a request ran."""
+        ends = [*(event.over_s for event in self.events[1:]), math.inf]
+        return any(
+            sample.start_s < end_s and sample.end_s > event.at_s
+            for event, end_s in zip(self.events, ends, strict=True)
+            if not event.spare
+        )
+
     def _row(self, event: Event) -> dict[str, Any]:
-        errors = [s for s in self.samples if s.kind == "error" and _meets(s, event)]
+        errors = [
+            s
+            for s in self.samples
+            if s.kind == "error" and _meets(s, event) and not _names_adapter(s)
+        ]
         # What was sent while there was no server counts from when it was sent.
         slowest = max((s.end_s - max(s.start_s, event.at_s) for s in errors), default=None)
         resumed_s = event.at_s + (event.ready_s or 0)
@@ -154,6 +170,11 @@ class Aftermath:
 def _meets(sample: Sample, event: Event) -> bool:
     """Whether a request ran or was sent during a fault."""
     return sample.start_s < event.over_s and sample.end_s > event.at_s
+
+
+def _names_adapter(sample: Sample) -> bool:
+    """Whether a request was refused for its adapter."""
+    return sample.message.startswith(("AdapterNotFound", "InvalidRequest: lora_name"))
 
 
 def _grew(before: int, after: int) -> float:

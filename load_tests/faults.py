@@ -59,7 +59,7 @@ class FaultRun:
 
     Args:
         options: of the command line.
-        folder: for the spare adapter.
+        folder: that the server reads further adapters from; the spare one is in it.
     """
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
@@ -67,14 +67,11 @@ class FaultRun:
         self._original = Path(options.adapter.partition("=")[2])
         self._spare = folder / _SPARE
         self._restore()
-        adapters = [options.adapter, f"{_SPARE}={self._spare}"]
-        command = server_command(options.base_model, adapters, "bfloat16")
+        command = server_command(options.base_model, [options.adapter], "bfloat16")
+        command += ["--execution", options.execution, "--adapters-dir", str(folder)]
         options.report.mkdir(parents=True, exist_ok=True)
         self._server = Server(
-            [*command, "--execution", options.execution],
-            http=HTTP,
-            metrics=METRICS,
-            log=options.report / "server.log",
+            command, http=HTTP, metrics=METRICS, log=options.report / "server.log"
         )
         self._forwarder = Forwarder(_FORWARDED, GRPC)
 
@@ -118,13 +115,11 @@ class FaultRun:
         return [
             Fault("connections cut", self._forwarder.cut, restarts=False),
             *(self._signal(model, signal.SIGKILL) for model in models),
-            self._signal(models[0], signal.SIGSTOP),
-            Fault("adapter damaged", self._damage, restarts=False),
-            self._signal(models[-1], signal.SIGKILL, spare=False),
-            Fault("adapter deleted", lambda: shutil.rmtree(self._spare), False, False),
+            self._signal(models[-1], signal.SIGSTOP),
+            Fault("adapter damaged", self._damage, restarts=False, spare=False),
+            Fault("adapter deleted", lambda: shutil.rmtree(self._spare), False, spare=False),
             self._signal("tritonserver", signal.SIGKILL, spare=False),
-            Fault("adapter restored", self._restore, False, False),
-            self._signal(models[0], signal.SIGKILL),
+            Fault("adapter restored", self._restore, restarts=False),
             Fault("connections cut", self._forwarder.cut, restarts=False),
         ]
 
@@ -148,16 +143,15 @@ class FaultRun:
         at_s = time.time()
         fault.act()
         ready_s = self._server.await_ready(old) if fault.restarts else None
-        adapters = self._server.adapters()
-        after = "" if ready_s is None else f", ready again after {ready_s:.1f} s"
-        self._say(f"{fault.name}{after}; serves {', '.join(adapters)}")
-        return Event(fault.name, at_s, ready_s, (_SPARE in adapters) == fault.spare)
+        served = self._server.serves(_SPARE)
+        self._say(fault.name + ("" if ready_s is None else f", ready again after {ready_s:.1f} s"))
+        return Event(fault.name, at_s, ready_s, fault.spare, served == fault.spare)
 
     def _load(self, name: str, requests: int) -> subprocess.Popen[bytes]:
         report = self._options.report / name
         (report / "requests.jsonl").unlink(missing_ok=True)
         ends = ("--requests", requests, "--duration", "1h", "--levels", self._options.users)
-        url = ("--grpc-url", f"grpc://127.0.0.1:{_FORWARDED}")
+        url = ("--grpc-url", f"grpc://127.0.0.1:{_FORWARDED}", "--also-adapters", _SPARE)
         with (self._options.report / f"{name}.log").open("w") as log:
             command = locust_command(*map(str, (*ends, *url, *_MIX, "--report", report)))
             return subprocess.Popen(command, stdout=log, stderr=log)

@@ -51,6 +51,7 @@ def _add_options(parser: Any) -> None:
         help="closed: a user asks when answered; poisson: --user-rate times a second, regardless",
     )
     add("--user-rate", type=float, default=1.0, help="requests/s of a poisson user")
+    add("--also-adapters", default="", help="of the server's folder, comma-separated names")
     add("--seed", type=int, default=1)
     add("--timeout-s", type=float, default=120.0, help="of a request")
     for name, default in asdict(Mix()).items():
@@ -99,7 +100,9 @@ class ColdUser(User):
         worker = runner.worker_index if isinstance(runner, WorkerRunner) else 0
         seed = hash((options.seed, worker, next(self.numbers)))
         slo = dict(map(parse_slo, options.slo)) if options.deadlines else None
-        self._workload = Workload(_mix(options), self._caller.adapters(), seed, slo)
+        further = filter(None, options.also_adapters.split(","))
+        adapters = (*self._caller.adapters(), *further)
+        self._workload = Workload(_mix(options), adapters, seed, slo)
         self._chance = random.Random(seed)
 
     def on_stop(self) -> None:

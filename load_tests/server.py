@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from cold_client import Client
+from cold_client import AdapterNotFound, Client, InvalidRequest, Request
 
 _SHARED_MEMORY = Path("/dev/shm")
 _PREFIX = re.compile(r"shm-region-prefix-name=(\S+)")
@@ -93,10 +93,15 @@ class Server:
                 return time.monotonic() - begun_s
             time.sleep(0.1)
 
-    def adapters(self) -> tuple[str, ...]:
-        """Names of the adapters that it serves now."""
+    def serves(self, adapter: str) -> bool:
+        """Whether it decodes with an adapter now."""
+        request = Request(text_input="Hello", lora_name=adapter, max_tokens=1)
         with Client(self._http) as client:
-            return next(model.adapters for model in client.models() if model.name == "cold")
+            try:
+                client.generate(request)
+            except (AdapterNotFound, InvalidRequest):
+                return False
+        return True
 
     def holdings(self) -> Holdings:
         """What it holds once it is idle, or after half a minute if it never is."""

@@ -20,7 +20,7 @@ from load_tests.server import Holdings
 from tests.conftest import ROOT, free_ports
 
 HELD = Holdings(memory_bytes=1000, shared_bytes=100, busy={})
-KILLED = Event("SIGKILL cold", at_s=110, ready_s=10, as_expected=True)
+KILLED = Event("SIGKILL cold", at_s=110, ready_s=10, spare=False, as_expected=True)
 
 
 def sample(kind: str, start_s: float, end_s: float, message: str = "") -> Sample:
@@ -50,6 +50,8 @@ def test_a_fault_and_its_errors(tmp_path: Path) -> None:
     assert failed(found) == []
     (row,) = found.rows
     assert row["at_s"] == 10
+    restored = Event("restored", at_s=135, ready_s=None, spare=True, as_expected=True)
+    assert failed(aftermath(events=[KILLED, restored])) == ["errors come of faults alone"]
     assert (row["errors"], row["slowest_error_s"], row["answer_s"]) == (2, 1.5, 13)
     found.write(tmp_path, {"commit": "0"})
     assert json.loads((tmp_path / "faults.json").read_text())["requests"]["error"] == 3
