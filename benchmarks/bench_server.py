@@ -27,6 +27,7 @@ sys.path.insert(1, str(_ROOT / "examples"))
 import report
 import torch
 from bars import Results, bars, table
+from circumstances import circumstances
 from equations.data import DEV_FILE, read_problems
 from equations.model import prompt_ids
 from measure import Cell, equal_rounds, measure, summarise
@@ -62,7 +63,7 @@ _BOUND = {"OMP_PROC_BIND": "true"}  # as the server's model processes are
 
 def main() -> int:
     options = parse_arguments()
-    details = report.circumstances("bench_server.py")
+    details = circumstances("benchmarks/bench_server.py")
     adapter, merged = options.cache / "adapter", options.cache / "merged"
     make_adapter(options.base_model, adapter, merged)
     with ExitStack() as stack:

@@ -23,8 +23,8 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import matplotlib as mpl
-import report
 import torch
+from circumstances import circumstances
 from in_process import Decoding
 from random_adapter import make_adapter
 
@@ -135,7 +135,7 @@ class Bench:
 
 def main() -> int:
     options = parse_arguments()
-    details = report.circumstances("step_time.py")
+    details = circumstances("benchmarks/step_time.py")
     adapter, merged = options.cache / "adapter", options.cache / "merged"
     make_adapter(options.base_model, adapter, merged)
     bench = Bench(options.base_model, adapter)

@@ -70,7 +70,8 @@ class Engine:
                 raise ShuttingDownError
             self._admission.check(
                 waiting=len(self._waiting),
-                ahead=self._waiting.ahead_of(request.priority),
+                ahead=self._waiting.ahead_of(request.priority) + (not self._scheduler.has_room),
+                max_tokens=request.max_tokens,
                 deadline_s=request.deadline_s,
             )
             self._waiting.put(sequence)
@@ -194,6 +195,13 @@ class Engine:
             else:
                 self._scheduler.release(sequence)
                 self._admission.slot_released(now_s, waiting=bool(self._waiting))
+                if end in (FinishReason.STOP, FinishReason.LENGTH):
+                    self._admission.answered(
+                        sequence.first_token_s - sequence.admitted_s,
+                        now_s - sequence.first_token_s,
+                        sequence.output_length,
+                        sequence.request.max_tokens,
+                    )
         self._telemetry.ended(sequence, end, now_s)
 
     def _end_unwanted(self, now_s: float) -> None:

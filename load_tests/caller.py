@@ -9,6 +9,7 @@ from cold_client import (
     Client,
     ColdClientError,
     InvalidRequest,
+    RequestTimeout,
     Result,
     ServerUnavailable,
 )
@@ -62,8 +63,8 @@ class Caller:
         """The whole answer; None if the client hung up."""
         client = self._grpc if call.protocol == "grpc" else self._http
         if call.protocol == "generate":
-            return client.generate(call.request)
-        with client.stream(call.request) as stream:
+            return client.generate(call.request, timeout_s=call.patience_s)
+        with client.stream(call.request, timeout_s=call.patience_s) as stream:
             for _ in stream:
                 if call.hangs_up:
                     return None
@@ -86,6 +87,10 @@ def _judge_error(call: Call, error: ColdClientError) -> tuple[str, str]:
     expected |= isinstance(error, AdapterNotFound) and call.bad_field == "lora_name"
     if call.bad_field and expected:
         return "bad_input", message
+    if call.patience_s is not None and isinstance(error, RequestTimeout):
+        return "gave_up", message
+    if call.request.deadline_s and isinstance(error, RequestTimeout):
+        return "late", message
     if isinstance(error, ServerUnavailable) and "try again" in str(error):
         return "refused", message
     return "error", message

@@ -1,11 +1,12 @@
-"""Kills the server's processes in turn while Locust loads it, and checks what is left of it.
+"""Breaks a server in every way while Locust loads it, and checks what came of every request.
 
-python load_tests/faults.py --base-model DIR --adapter NAME=DIR --duration 20m --report build/faults
+python load_tests/faults.py --base-model DIR --adapter NAME=DIR --requests 10000
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shutil
 import signal
@@ -13,119 +14,182 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import httpx
-import psutil
 
 # Run as a program, not as a module.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from load_tests.run import METRICS, is_ready, locust_command, server_command
-from load_tests.shapes import parse_duration_s
+from benchmarks.circumstances import circumstances
+from load_tests.aftermath import Aftermath, Event
+from load_tests.forwarder import Forwarder
+from load_tests.record import read_samples
+from load_tests.run import GRPC, HTTP, METRICS, locust_command, server_command
+from load_tests.server import Holdings, Server
 
-_VICTIMS = ("base_lm", "adapter_lm", "cold_decoder", "cold", "tritonserver")
-_SHARED_MEMORY = Path("/dev/shm")
+_FORWARDED = 8103
+_WARM_UP = 500  # requests; what is held is compared after as many since a start
+_PROGRESS_S = 10
+_SPARE = "spare"
+_MIX = (
+    *("--max-tokens", 8, "--min-tokens", 1, "--max-problems", 1),
+    *("--bad-input", 0.15, "--hang-up", 0.15, "--give-up", 0.15),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that goes wrong.
+
+    Attributes:
+        act: makes it happen.
+        restarts: whether the server has to be started anew because of it.
+        spare: whether the spare adapter is served afterwards.
+    """
+
+    name: str
+    act: Callable[[], object]
+    restarts: bool = True
+    spare: bool = True
+
+
+class FaultRun:
+    """One server, one load, one fault after the other.
+
+    Args:
+        options: of the command line.
+        folder: that the server reads further adapters from; the spare one is in it.
+    """
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self._options = options
+        self._original = Path(options.adapter.partition("=")[2])
+        self._spare = folder / _SPARE
+        self._restore()
+        command = server_command(options.base_model, [options.adapter], "bfloat16")
+        command += ["--execution", options.execution, "--adapters-dir", str(folder)]
+        options.report.mkdir(parents=True, exist_ok=True)
+        self._server = Server(
+            command, http=HTTP, metrics=METRICS, log=options.report / "server.log"
+        )
+        self._forwarder = Forwarder(_FORWARDED, GRPC)
+
+    def run(self) -> Aftermath:
+        """Warms up, loads, breaks, and looks at what is left."""
+        try:
+            self._say(f"ready after {self._server.await_ready():.1f} s; warming up")
+            self._load("warm-up", min(_WARM_UP, self._options.requests)).wait()
+            before = self._server.holdings()
+            events = self._break(self._load("load", self._options.requests))
+            after = self._server.holdings()
+        finally:
+            left = self._server.stop()
+            self._forwarder.close()
+        return self._aftermath(events, before, after, left)
+
+    def _aftermath(
+        self, events: list[Event], before: Holdings, after: Holdings, left: list[str]
+    ) -> Aftermath:
+        report = self._options.report / "load"
+        document = json.loads((report / "load.json").read_text())
+        samples = read_samples(report / "requests.jsonl")
+        return Aftermath(document["figures"]["sent"], samples, events, before, after, left)
+
+    def _break(self, load: subprocess.Popen[bytes]) -> list[Event]:
+        """All faults, evenly spread over the requests; returns when the load has ended."""
+        chosen = self._options.fault
+        plan = [fault for fault in self._plan() if not chosen or fault.name in chosen]
+        events = []
+        for number, fault in enumerate(plan, 1):
+            self._await(load, number * self._options.requests // (len(plan) + 2))
+            events.append(self._inject(fault))
+        self._await(load, self._options.requests)
+        load.wait()
+        return events
+
+    def _plan(self) -> list[Fault]:
+        models = ["cold"]
+        if self._options.execution == "ensemble":
+            models = ["base_lm", "adapter_lm", "cold_decoder", "cold"]
+        return [
+            Fault("connections cut", self._forwarder.cut, restarts=False),
+            *(self._signal(model, signal.SIGKILL) for model in models),
+            self._signal(models[-1], signal.SIGSTOP),
+            Fault("adapter damaged", self._damage, restarts=False, spare=False),
+            Fault("adapter deleted", lambda: shutil.rmtree(self._spare), False, spare=False),
+            self._signal("tritonserver", signal.SIGKILL, spare=False),
+            Fault("adapter restored", self._restore, restarts=False),
+            Fault("connections cut", self._forwarder.cut, restarts=False),
+        ]
+
+    def _signal(self, name: str, number: signal.Signals, *, spare: bool = True) -> Fault:
+        def act() -> None:
+            process = self._server.find(name)
+            if process is None:
+                raise LookupError(f"no process {name}")
+            process.send_signal(number)
+
+        return Fault(f"{number.name} {name}", act, spare=spare)
+
+    def _damage(self) -> None:
+        (self._spare / "adapter_model.safetensors").write_bytes(b"broken")
+
+    def _restore(self) -> None:
+        shutil.copytree(self._original, self._spare, dirs_exist_ok=True)
+
+    def _inject(self, fault: Fault) -> Event:
+        old = self._server.find("tritonserver")
+        at_s = time.time()
+        fault.act()
+        ready_s = self._server.await_ready(old) if fault.restarts else None
+        served = self._server.serves(_SPARE)
+        self._say(fault.name + ("" if ready_s is None else f", ready again after {ready_s:.1f} s"))
+        return Event(fault.name, at_s, ready_s, fault.spare, served == fault.spare)
+
+    def _load(self, name: str, requests: int) -> subprocess.Popen[bytes]:
+        report = self._options.report / name
+        (report / "requests.jsonl").unlink(missing_ok=True)
+        ends = ("--requests", requests, "--duration", "1h", "--levels", self._options.users)
+        url = ("--grpc-url", f"grpc://127.0.0.1:{_FORWARDED}", "--also-adapters", _SPARE)
+        with (self._options.report / f"{name}.log").open("w") as log:
+            command = locust_command(*map(str, (*ends, *url, *_MIX, "--report", report)))
+            return subprocess.Popen(command, stdout=log, stderr=log)
+
+    def _await(self, load: subprocess.Popen[bytes], requests: int) -> None:
+        """Waits until so many requests have ended; says every now and then how many."""
+        shown_s = 0.0
+        path = self._options.report / "load/requests.jsonl"
+        while load.poll() is None:
+            samples = read_samples(path)
+            if len(samples) >= requests:
+                return
+            if time.monotonic() > shown_s + _PROGRESS_S:
+                shown_s = time.monotonic()
+                kinds = Counter(sample.kind for sample in samples)
+                counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+                self._say(f"{len(samples)} of {self._options.requests} requests: {counts}")
+            time.sleep(0.5)
+
+    def _say(self, text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base-model", required=True, metavar="DIR")
     parser.add_argument("--adapter", required=True, metavar="NAME=DIR", help="the default one")
-    parser.add_argument("--duration", default="20m", help="of the load")
+    parser.add_argument("--execution", default="ensemble", choices=("ensemble", "fused"))
+    parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--users", type=int, default=12)
+    parser.add_argument("--fault", action="append", help="by name, as printed; default: all")
     parser.add_argument("--report", type=Path, default=Path("build/faults"), metavar="DIR")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        spare = Path(folder) / "spare"
-        shutil.copytree(options.adapter.partition("=")[2], spare)
-        adapters = [options.adapter, f"spare={spare}"]
-        command = [*server_command(options.base_model, adapters, "bfloat16")]
-        server = subprocess.Popen([*command, "--execution", "ensemble"])
-        try:
-            checks = _run(options, server, spare) if is_ready(server) else {"started": False}
-        finally:
-            regions, processes = _regions(), psutil.Process(server.pid).children(recursive=True)
-            server.send_signal(signal.SIGINT)
-            server.wait()
-    checks["no process left"] = not psutil.wait_procs(processes, timeout=5)[1]
-    checks["no shared memory left"] = not regions & _regions()
-    (options.report / "faults.json").write_text(json.dumps(checks, indent=1) + "\n")
-    for check, value in checks.items():
-        print(f"{check}: {value}")
-    return 0 if all(value is not False for value in checks.values()) else 1
-
-
-def _run(options: argparse.Namespace, server: subprocess.Popen[bytes], spare: Path) -> Any:
-    """The load and the faults; what came of them, a failed check as False."""
-    before = _shared_bytes()
-    duration_s = parse_duration_s(options.duration)
-    load = subprocess.Popen(
-        [
-            *locust_command("--levels", str(options.users), "--duration", options.duration),
-            *("--bad-input", "0.1", "--hang-up", "0.2", "--report", str(options.report)),
-        ]
-    )
-    faults = list(_faults(server, spare, duration_s / (len(_VICTIMS) + 2)))
-    load.wait()
-    document = json.loads((options.report / "load.json").read_text())
-    figures = document["figures"]
-    kinds = ("ok", "bad_input", "hang_up", "refused", "error")
-    return {
-        "requests": figures["requests"],
-        **{kind: figures[kind] for kind in kinds},
-        "every request has one answer": sum(figures[k] for k in kinds) == figures["requests"],
-        "no traceback in an answer": "Traceback" not in json.dumps(document["messages"]),
-        "seconds until ready after each fault": dict(faults),
-        "all slots free": _is_idle(),
-        "shared memory within 2 % of the start": _shared_bytes() <= 1.02 * before,
-    }
-
-
-def _faults(
-    server: subprocess.Popen[bytes], spare: Path, pause_s: float
-) -> Iterator[tuple[str, float]]:
-    """Kills processes, one every `pause_s`; yields which, and when the server was ready again."""
-    for victim in _VICTIMS:
-        time.sleep(pause_s)
-        if victim == "cold":
-            # What the next start finds: an adapter that is broken.
-            (spare / "adapter_model.safetensors").write_bytes(b"broken")
-        if victim == "tritonserver":
-            shutil.rmtree(spare)
-        killed_s = time.monotonic()
-        _find(server, victim).kill()
-        time.sleep(1)
-        is_ready(server)
-        yield victim, round(time.monotonic() - killed_s, 1)
-
-
-def _find(server: subprocess.Popen[bytes], name: str) -> psutil.Process:
-    for process in psutil.Process(server.pid).children(recursive=True):
-        if process.name() == name or f"/models/{name}/" in " ".join(process.cmdline()):
-            return process
-    raise LookupError(name)
-
-
-def _is_idle() -> bool:
-    give_up_s = time.monotonic() + 30
-    while time.monotonic() < give_up_s:
-        lines = httpx.get(f"http://127.0.0.1:{METRICS}/metrics").text.splitlines()
-        values = dict(line.rsplit(" ", 1) for line in lines if line.startswith("cold_"))
-        if values["cold_running_sequences"] == values["cold_waiting_sequences"] == "0":
-            return values["cold_kv_used_ratio"] == "0"
-        time.sleep(0.5)
-    return False
-
-
-def _regions() -> set[Path]:
-    return set(_SHARED_MEMORY.glob("cold-server-*"))
-
-
-def _shared_bytes() -> int:
-    return sum(path.stat().st_size for path in _regions())
+        aftermath = FaultRun(options, Path(folder)).run()
+    aftermath.write(options.report, circumstances("load_tests/faults.py"))
+    print(aftermath.text())
+    return 0 if all(aftermath.checks.values()) else 1
 
 
 if __name__ == "__main__":

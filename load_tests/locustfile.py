@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import random
 import sys
-import time
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
@@ -20,19 +19,21 @@ import grpc.experimental.gevent
 from gevent.pool import Group
 from locust import LoadTestShape, User, constant, events, task
 from locust.env import Environment
-from locust.runners import MasterRunner, WorkerRunner
+from locust.exception import StopUser
+from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
 # Locust imports this file by its path.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from load_tests.caller import Caller
+from load_tests.record import Record
 from load_tests.report import Report
 from load_tests.samples import Sample, Threshold, parse_slo
 from load_tests.shapes import SHAPES, Shape, parse_duration_s
-from load_tests.workload import Mix, Workload
+from load_tests.workload import Call, Mix, Workload
 
 _BACK_OFF_S = 1.0  # before a user asks a server again that refused it or was not there
-_samples: list[Sample] = []  # of this process, and on a master those that workers have sent
+_record = Record()  # of this process, and on a master what workers have sent
 
 
 @events.init_command_line_parser.add_listener
@@ -42,6 +43,7 @@ def _add_options(parser: Any) -> None:
     add("--shape", default="constant", choices=SHAPES)
     add("--levels", default="8", help="users, comma-separated for steps")
     add("--duration", default="1m", help="of the whole test")
+    add("--requests", type=int, default=0, help="end after so many, if that is sooner")
     add(
         "--arrivals",
         default="closed",
@@ -49,11 +51,13 @@ def _add_options(parser: Any) -> None:
         help="closed: a user asks when answered; poisson: --user-rate times a second, regardless",
     )
     add("--user-rate", type=float, default=1.0, help="requests/s of a poisson user")
+    add("--also-adapters", default="", help="of the server's folder, comma-separated names")
     add("--seed", type=int, default=1)
     add("--timeout-s", type=float, default=120.0, help="of a request")
     for name, default in asdict(Mix()).items():
         add(f"--{name.replace('_', '-')}", type=type(default), default=default, help="see Mix")
     add("--slo", action="append", default=[], help="ttft_ms:2000 or itl_ms:100; for goodput")
+    add("--deadlines", action="store_true", help="requests carry a deadline_s: TTFT and all ITLs")
     add("--fail-if", action="append", default=[], help="'error_share > 0.01' for instance")
     add("--report", default="", metavar="DIR", help="where the JSON and the picture go")
 
@@ -71,7 +75,11 @@ def _prepare(environment: Environment, **_: Any) -> None:
         _shape(options)
         for text in options.fail_if:
             Threshold.parse(text)
-        dict(map(parse_slo, options.slo))
+        slo = dict(map(parse_slo, options.slo))
+        if options.deadlines and not {"ttft_ms", "itl_ms"} <= slo.keys():
+            raise ValueError("deadlines: follow from --slo ttft_ms and itl_ms, both are needed")
+        if options.requests and not isinstance(environment.runner, LocalRunner):
+            raise ValueError("requests: are counted by one process only")
     except ValueError as error:
         sys.exit(f"locust: {error}")
 
@@ -91,7 +99,10 @@ class ColdUser(User):
         runner = self.environment.runner
         worker = runner.worker_index if isinstance(runner, WorkerRunner) else 0
         seed = hash((options.seed, worker, next(self.numbers)))
-        self._workload = Workload(_mix(options), self._caller.adapters(), seed)
+        slo = dict(map(parse_slo, options.slo)) if options.deadlines else None
+        further = filter(None, options.also_adapters.split(","))
+        adapters = (*self._caller.adapters(), *further)
+        self._workload = Workload(_mix(options), adapters, seed, slo)
         self._chance = random.Random(seed)
 
     def on_stop(self) -> None:
@@ -101,15 +112,18 @@ class ColdUser(User):
     @task
     def call(self) -> None:
         """One call; of a Poisson user, one that is not waited for."""
+        if 0 < self._options.requests <= _record.sent:
+            raise StopUser
         if self._options.arrivals == "closed":
             self._make(self._workload.next())
             return
         gevent.sleep(self._chance.expovariate(self._options.user_rate))
         self._calls.start(gevent.Greenlet(self._make, self._workload.next()))
 
-    def _make(self, call: Any) -> None:
+    def _make(self, call: Call) -> None:
+        _record.sent += 1
         sample = self._caller.make(call)
-        _samples.append(sample)
+        _record.add(sample)
         self._fire(sample.protocol, sample.kind, sample.latency_ms, sample)
         for name, value in (("ttft_ms", sample.ttft_ms), ("itl_ms", sample.itl_ms)):
             if value is not None and sample.kind == "ok":
@@ -135,25 +149,29 @@ class Load(LoadTestShape):
     def tick(self) -> tuple[int, float] | None:
         """See Locust."""
         options = self.runner.environment.parsed_options if self.runner else None
+        if options and 0 < options.requests <= len(_record.samples):
+            return None
         users = _shape(options).users(self.get_run_time()) if options else None
         return None if users is None else (users, 1000.0)
 
 
 @events.test_start.add_listener
 def _begin(environment: Environment, **_: Any) -> None:
-    _samples.clear()
-    environment.begun_s = time.time()  # type: ignore[attr-defined]
+    options = environment.parsed_options
+    recorded = options and options.report and not isinstance(environment.runner, WorkerRunner)
+    _record.begin(Path(options.report) / "requests.jsonl" if options and recorded else None)
 
 
 @events.report_to_master.add_listener
 def _send(data: dict[str, Any], **_: Any) -> None:
-    data["samples"] = [asdict(sample) for sample in _samples]
-    _samples.clear()
+    data["sent"], data["samples"] = _record.take()
 
 
 @events.worker_report.add_listener
 def _receive(data: dict[str, Any], **_: Any) -> None:
-    _samples.extend(Sample(**sample) for sample in data.get("samples", ()))
+    _record.sent += data.get("sent", 0)
+    for sample in data.get("samples", ()):
+        _record.add(Sample(**sample))
 
 
 @events.quitting.add_listener
@@ -162,12 +180,14 @@ def _finish(environment: Environment, **_: Any) -> None:
     if options is None or isinstance(environment.runner, WorkerRunner):
         return
     report = Report(
-        samples=_samples,
-        begun_s=getattr(environment, "begun_s", time.time()),
+        sent=_record.sent,
+        samples=_record.samples,
+        begun_s=_record.begun_s,
         shape=_shape(options),
         slo=dict(map(parse_slo, options.slo)),
         settings=_shown(options, distributed=isinstance(environment.runner, MasterRunner)),
     )
+    _record.close()
     print(report.text())
     if options.report:
         report.write(Path(options.report))

@@ -19,11 +19,13 @@ class Report:
     """Everything that is known at the end.
 
     Attributes:
+        sent: requests; each has a sample, unless it was lost.
         begun_s: when the test began, seconds since 1970.
         slo: limits by metric, for goodput.
         settings: what to put into the JSON file beside the figures.
     """
 
+    sent: int
     samples: Sequence[Sample]
     begun_s: float
     shape: Shape
@@ -33,7 +35,10 @@ class Report:
     @property
     def figures(self) -> dict[str, float | None]:
         """All figures by name."""
-        return figures(self.samples, self.shape.duration_s, self.slo)
+        ends = [self.shape.duration_s, *(s.end_s - self.begun_s for s in self.samples)]
+        # A test that ends after so many requests does not last as long as it might.
+        found = figures(self.samples, min(ends[0], max(ends[1:], default=1.0)), self.slo)
+        return {"sent": self.sent, **found}
 
     @property
     def levels(self) -> list[dict[str, Any]]:

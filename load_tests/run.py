@@ -53,6 +53,8 @@ def locust_command(*arguments: str) -> list[str]:
     """How Locust is started."""
     urls = ("--host", f"http://127.0.0.1:{HTTP}", "--grpc-url", f"grpc://127.0.0.1:{GRPC}")
     command = [_COMMANDS / "locust", "-f", _HERE / "locustfile.py", "--headless", *urls]
+    # Requests that run at the end are waited for: each is to be counted.
+    command += ["--stop-timeout", "60"]
     return [str(part) for part in (*command, *arguments)]
 
 

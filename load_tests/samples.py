@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-KINDS = ("ok", "bad_input", "hang_up", "refused", "error")
+KINDS = ("ok", "bad_input", "hang_up", "gave_up", "refused", "late", "error")
 PERCENTILES = (50, 90, 95, 99)
 METRICS = ("ttft_ms", "itl_ms", "latency_ms")
 
@@ -24,7 +24,8 @@ class Sample:
 
     Attributes:
         kind: one of KINDS. `bad_input` was refused as it should be, `hang_up` was left by the
-            client midway, `refused` met an overloaded server; only `error` is a failure.
+            client midway, `gave_up` by one that did not wait for its end, `refused` met an
+            overloaded server, `late` its deadline; only `error` is a failure.
         protocol: `grpc`, `sse` or `generate`.
         start_s: when it was sent, seconds since 1970.
         ttft_ms: until the first response; None where there is one response only.
@@ -40,6 +41,11 @@ class Sample:
     latency_ms: float
     output_tokens: int = 0
     message: str = ""
+
+    @property
+    def end_s(self) -> float:
+        """When it ended, seconds since 1970."""
+        return self.start_s + self.latency_ms / 1000
 
     @property
     def itl_ms(self) -> float | None:

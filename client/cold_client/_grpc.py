@@ -16,7 +16,13 @@ from ._protocol import MODEL, grpc_reply, grpc_request, whole
 from ._transport import Access
 from ._types import Health, Model, Piece, Request
 
-_UNLIMITED = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
+_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A server that was away is looked for every second, not every other minute.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
 _MODEL = pb.ModelReadyRequest(name=MODEL)
 _CONFIG = pb.ModelConfigRequest(name=MODEL)
 _OPEN = Access()
@@ -145,8 +151,8 @@ class AsyncGrpcTransport:
 def _channel(module: Any, target: str, credentials: grpc.ChannelCredentials | None) -> Any:
     """A channel of grpc or grpc.aio."""
     if credentials is None:
-        return module.insecure_channel(target, options=_UNLIMITED)
-    return module.secure_channel(target, credentials, options=_UNLIMITED)
+        return module.insecure_channel(target, options=_OPTIONS)
+    return module.secure_channel(target, credentials, options=_OPTIONS)
 
 
 def _credentials(access: Access) -> grpc.ChannelCredentials:

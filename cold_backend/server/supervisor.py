@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from cold_backend.errors import ConfigError
 from cold_backend.server.process import ServerProcess
 
 _INTERVAL_S = 0.2
-_SHORT_LIFE_S = 60  # a server that fails sooner is restarted later and later
+_SHORT_LIFE_S = 10  # a server that fails so soon after it was ready is restarted later and later
 _LONGEST_PAUSE_S = 30
 
 
@@ -35,6 +36,7 @@ class Supervisor:
         self._stop = threading.Event()
         self._drain_s = 0.0
         self._restarts = 0
+        self._ready_s = math.inf  # when the newest server was ready
 
     def stop(self, drain_s: float) -> None:
         """Has `run` return; may be called from a signal handler.
@@ -53,14 +55,14 @@ class Supervisor:
         """
         pause_s = 0.0
         while not self._stop.wait(pause_s):
-            begun_s = time.monotonic()
+            self._ready_s = math.inf
             failure = self._run_once()
             if failure is None:
                 break
             self._say(failure)
             if not self._restarts:
                 return False
-            short = time.monotonic() - begun_s < _SHORT_LIFE_S
+            short = time.monotonic() - self._ready_s < _SHORT_LIFE_S
             pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s + 1) if short else 0.0
         return True
 
@@ -88,7 +90,8 @@ class Supervisor:
             if self._stop.wait(_INTERVAL_S):
                 return None
         server.watch()
-        self._ready(time.monotonic() - begun_s)
+        self._ready_s = time.monotonic()
+        self._ready(self._ready_s - begun_s)
         self._restarts += 1
         while not self._stop.wait(_INTERVAL_S):
             if server.failure:

@@ -92,22 +92,27 @@ def test_an_idle_adapter_saves_nothing_up(parser: RequestParser, tokenizer: Toke
     released=st.lists(st.floats(0.01, 5), min_size=2, max_size=40),
     ahead=st.integers(0, 50),
     deadline_s=st.floats(0.1, 100) | st.just(math.inf),
+    token_s=st.floats(0.001, 1),
 )
 def test_what_cannot_be_served_in_time_is_refused(
-    released: list[float], ahead: int, deadline_s: float
+    released: list[float], ahead: int, deadline_s: float, token_s: float
 ) -> None:
     admission = Admission(max_queue=100, max_wait_s=20)
     now_s = 0.0
     for interval_s in released:
         now_s += interval_s
         admission.slot_released(now_s, waiting=True)
+    admission.answered(0.5, 8 * token_s, 9, max_tokens=18)
     shortest, longest = min(released[1:]), max(released[1:])
-    limit_s = min(20, deadline_s)
+    answer_s = 0.5 + 10 * token_s  # half of the 20 tokens
+    slots = ahead + math.sqrt(ahead)
     try:
-        admission.check(waiting=ahead, ahead=ahead, deadline_s=deadline_s)
-        assert ahead * shortest <= limit_s * 1.001
+        admission.check(waiting=ahead, ahead=ahead, max_tokens=20, deadline_s=deadline_s)
+        assert slots * shortest <= 20.001
+        assert not ahead or slots * shortest + answer_s <= deadline_s * 1.001
     except OverloadedError as error:
-        assert ahead * longest >= limit_s * 0.999
+        assert ahead
+        assert slots * longest >= 19.999 or slots * longest + answer_s >= deadline_s * 0.999
         assert "try again in about" in str(error)
 
 
@@ -117,11 +122,22 @@ def test_idle_time_is_no_interval() -> None:
     admission.slot_released(1, waiting=False)
     admission.slot_released(1000, waiting=True)
     admission.slot_released(1001, waiting=True)
-    admission.check(waiting=20, ahead=20, deadline_s=math.inf)
-    with pytest.raises(OverloadedError, match="about 21 s, more than 20 s; try again in about 1 s"):
-        admission.check(waiting=21, ahead=21, deadline_s=math.inf)
-    with pytest.raises(OverloadedError, match=r"more than 5 s"):
-        admission.check(waiting=6, ahead=6, deadline_s=5)
+    admission.check(waiting=16, ahead=16, max_tokens=9, deadline_s=math.inf)
+    with pytest.raises(
+        OverloadedError, match=r"be 30\.0 s, more than 20 s; try again in about 10 s"
+    ):
+        admission.check(waiting=25, ahead=25, max_tokens=9, deadline_s=math.inf)
+    with pytest.raises(OverloadedError, match=r"take 6\.0 s, more than deadline_s, 5 s; try"):
+        admission.check(waiting=4, ahead=4, max_tokens=9, deadline_s=5)
+
+
+def test_what_need_not_wait_is_tried() -> None:
+    admission = Admission(max_queue=1, max_wait_s=20)
+    admission.check(waiting=0, ahead=1, max_tokens=10_000, deadline_s=0.001)
+    admission.answered(60, 60, 2, max_tokens=2)
+    admission.check(waiting=0, ahead=0, max_tokens=2, deadline_s=1)
+    with pytest.raises(OverloadedError):
+        admission.check(waiting=0, ahead=1, max_tokens=2, deadline_s=1)
 
 
 def test_deadlines_end_what_runs_and_what_waits(
