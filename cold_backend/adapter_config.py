@@ -20,11 +20,33 @@ _MAX_BYTES = 1 << 20
 _MAX_ALPHA = 1e6
 # Options that say where an adapter comes from and how it was trained.
 _HARMLESS = frozenset(
-    "alpha_pattern auto_mapping base_model_name_or_path ensure_weight_tying eva_config"
-    " exclude_modules fan_in_fan_out inference_mode init_lora_weights layers_pattern"
-    " layers_to_transform loftq_config lora_alpha lora_dropout megatron_core peft_type peft_version"
-    " qalora_group_size r rank_pattern revision runtime_config target_modules task_type"
-    " use_rslora".split()
+    (
+        "alpha_pattern",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "ensure_weight_tying",
+        "eva_config",
+        "exclude_modules",
+        "fan_in_fan_out",
+        "inference_mode",
+        "init_lora_weights",
+        "layers_pattern",
+        "layers_to_transform",
+        "loftq_config",
+        "lora_alpha",
+        "lora_dropout",
+        "megatron_core",
+        "peft_type",
+        "peft_version",
+        "qalora_group_size",
+        "r",
+        "rank_pattern",
+        "revision",
+        "runtime_config",
+        "target_modules",
+        "task_type",
+        "use_rslora",
+    )
 )
 _OFF = {"bias": "none"}
 _ALTERS_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
