@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from cold_backend.adapter_config import AdapterConfig, read_adapter_config
 from cold_backend.errors import ConfigError
 
 _PREFIX = "base_model.model."
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 FILES = (_CONFIG, _WEIGHTS)
+_LONGEST_NAME = 256
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _COPY = ".base_layer.weight"
 _SIDES = {
     ".lora_A.weight": "a",
@@ -68,15 +70,11 @@ def load_adapter(name: str, path: str) -> Adapter:
         raise ConfigError(f"adapter {name}: {path} is not a PEFT adapter directory")
     if not (Path(path) / _WEIGHTS).is_file():
         raise ConfigError(f"adapter {name}: {path} has no {_WEIGHTS}")
-    # Imported late, here and below: a process without adapters starts a second earlier.
-    from peft import PeftConfig
-
+    config = read_adapter_config(name, Path(path) / _CONFIG)
     try:
-        config = PeftConfig.from_pretrained(path)
         weights = load_file(Path(path) / _WEIGHTS)
-    except (ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
-        raise ConfigError(f"adapter {name}: {path}: {error}") from error
-    _check_kind(name, config)
+    except (ValueError, TypeError, KeyError, RuntimeError, OSError, SafetensorError) as error:
+        raise ConfigError(f"adapter {name}: {_WEIGHTS}: {str(error)[:200]}") from error
     copies = {
         key[len(_PREFIX) : -len(_COPY)]: weights.pop(key)
         for key in [*weights]
@@ -91,7 +89,7 @@ def check_fit(adapter: Adapter, model: nn.Module) -> None:
     """Checks that every layer that the adapter changes exists with matching sizes.
 
     Raises:
-        ConfigError: the adapter was made for another model.
+        ConfigError: the adapter was made for another model, or holds what is no number.
     """
     modules = dict(model.named_modules())
     for path, pair in adapter.pairs.items():
@@ -106,15 +104,18 @@ def check_fit(adapter: Adapter, model: nn.Module) -> None:
                 f"adapter {adapter.name}: {path} is {found[0]}x{found[1]} in the base model, "
                 f"{wanted[0]}x{wanted[1]} in the adapter"
             )
-        copy = adapter.copies.get(path)
-        if copy is not None and not _same(copy, weight):
+        # Only now: a matrix that is too large has not been looked at.
+        if not (torch.isfinite(pair.a).all() and torch.isfinite(pair.b).all()):
+            raise ConfigError(f"adapter {adapter.name}: {path} holds values that are not finite")
+    for path, copy in adapter.copies.items():
+        if path not in adapter.pairs or not _same(copy, modules[path].weight):
             raise ConfigError(f"adapter {adapter.name}: replaces the base model's {path}")
 
 
-def _same(copy: Tensor, weight: Tensor) -> bool:
-    if weight.is_meta:
-        return copy.shape == weight.shape
-    return torch.equal(copy.to(weight), weight)
+def _same(copy: Tensor, weight: Any) -> bool:
+    if copy.shape != weight.shape or copy.dtype not in _DTYPES:
+        return False
+    return weight.is_meta or torch.equal(copy.to(weight), weight)
 
 
 def features(module: Any, weight: Tensor) -> tuple[int, int]:
@@ -125,30 +126,12 @@ def features(module: Any, weight: Tensor) -> tuple[int, int]:
     return (rows, columns) if is_linear else (columns, rows)
 
 
-def _check_kind(name: str, config: Any) -> None:
-    from peft import LoraConfig
-
-    if not isinstance(config, LoraConfig):
-        kind = getattr(config.peft_type, "value", config.peft_type)
-        raise ConfigError(f"adapter {name}: only LoRA can be served, this is {kind}")
-    unsupported = {
-        "use_dora": config.use_dora,
-        "modules_to_save": config.modules_to_save,
-        "lora_bias": config.lora_bias,
-        "bias": config.bias != "none",
-        "layer_replication": config.layer_replication,
-        "trainable_token_indices": config.trainable_token_indices,
-        "alora_invocation_tokens": getattr(config, "alora_invocation_tokens", None),
-    }
-    used = [option for option, on in unsupported.items() if on]
-    if used:
-        raise ConfigError(f"adapter {name}: LoRA with {', '.join(used)} cannot be served")
-
-
 def _sides(name: str, weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """The matrices by layer and side (`a`, `b`)."""
     layers: dict[str, dict[str, Tensor]] = {}
     for key, tensor in weights.items():
+        if len(key) > _LONGEST_NAME or not key.isprintable():
+            raise ConfigError(f"adapter {name}: {key[:64]!r} cannot be the name of a matrix")
         suffix = next((s for s in _SIDES if key.endswith(s)), None)
         if suffix is None or not key.startswith(_PREFIX):
             raise ConfigError(f"adapter {name}: {key} is not a LoRA matrix")
@@ -159,15 +142,14 @@ def _sides(name: str, weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]
     return layers
 
 
-def _pair(name: str, layer: str, config: Any, sides: dict[str, Tensor]) -> LoraPair:
-    from peft.utils.other import get_pattern_key
-
+def _pair(name: str, layer: str, config: AdapterConfig, sides: dict[str, Tensor]) -> LoraPair:
     a, b = sides.get("a"), sides.get("b")
     if a is None or b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
         raise ConfigError(f"adapter {name}: {layer} needs matrices [rank, in] and [out, rank]")
-    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-        raise ConfigError(f"adapter {name}: {layer} holds values that are not finite")
-    rank = a.shape[0]
-    alphas: dict[str, int] = config.alpha_pattern
-    alpha = alphas.get(get_pattern_key(alphas, layer), config.lora_alpha)
-    return LoraPair(a, b, alpha / (math.sqrt(rank) if config.use_rslora else rank))
+    if a.dtype not in _DTYPES or b.dtype not in _DTYPES:
+        raise ConfigError(f"adapter {name}: {layer} must be float32, float16 or bfloat16")
+    if a.shape[0] != config.rank(layer):
+        raise ConfigError(
+            f"adapter {name}: {layer} has rank {a.shape[0]}, {config.rank(layer)} in {_CONFIG}"
+        )
+    return LoraPair(a, b, config.scale(layer))
