@@ -145,6 +145,9 @@ def _model_lines(model: Model) -> list[str]:
             for name in model.adapters
         )
         lines.append(f"  adapters: {', '.join(named)}")
+        for name, values in model.adapter_defaults.items():
+            given = ", ".join(f"{field} {value}" for field, value in values.items())
+            lines.append(f"  defaults of {name}: {given}")
     if model.adapters_dir:
         lines.append("  and those in the server's folder")
     if model.base_model:

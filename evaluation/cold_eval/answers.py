@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ class Answer:
 
     text: str
     finish: str
+
+
+def seed_of(seed: int, item: str, sample: int) -> int:
+    """A sample's own seed, the same in every run."""
+    return (seed << 40) ^ (zlib.crc32(item.encode()) << 8) ^ sample
 
 
 def result_of(

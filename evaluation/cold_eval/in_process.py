@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from cold_backend.request import GenerationRequest, RequestParser
 from cold_backend.scheduler import Scheduler
 from cold_backend.sequence import Sequence as Running
 from cold_backend.telemetry import Telemetry
-from cold_eval.answers import Answer, result_of, voted
+from cold_eval.answers import Answer, result_of, seed_of, voted
 from cold_eval.choices import ChoiceWalk, choice_tokens
 from cold_eval.decodings import Decoding
 from cold_eval.errors import EvaluationError
@@ -203,11 +202,6 @@ class InProcess:
             return self._parser.parse(arrays)
         except ColdError as error:
             raise EvaluationError(f"item {item.id!r}: {error}") from error
-
-
-def seed_of(seed: int, item: str, sample: int) -> int:
-    """A sample's own seed, the same in every run."""
-    return (seed << 40) ^ (zlib.crc32(item.encode()) << 8) ^ sample
 
 
 def _item(task: Task, name: str) -> Item:

@@ -68,8 +68,11 @@ class Journal:
         self.results: list[Result] = []
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b")
-            self._read(path, settings)
+            kept = self._read(path, settings) if path.exists() else 0
+            self._file = path.open("ab")
+            self._file.truncate(kept)
+            if not kept:
+                self._write({"cold_eval": FORMAT, "settings": settings})
         except OSError as error:
             raise EvaluationError(f"{path}: {error.strerror}") from error
         self.done = {key for result in self.results for key in result.keys}
@@ -84,16 +87,16 @@ class Journal:
         """Closes the file."""
         self._file.close()
 
-    def _read(self, path: Path, settings: dict[str, Any]) -> None:
-        self._file.seek(0)
-        content = self._file.read()
-        whole = content.rpartition(b"\n")[0].split(b"\n") if b"\n" in content else []
-        self._file.truncate(sum(len(line) + 1 for line in whole))
-        if not whole:
-            self._write({"cold_eval": FORMAT, "settings": settings})
-            return
-        header, self.results = parse_results(path, whole)
+    def _read(self, path: Path, settings: dict[str, Any]) -> int:
+        """Reads what is there; returns how many bytes are whole lines."""
+        *lines, rest = path.read_bytes().split(b"\n")
+        if not lines:
+            if rest and not b'{"cold_eval"'.startswith(rest[:12]):
+                raise EvaluationError(f"{path}: is no file of results")
+            return 0
+        header, self.results = parse_results(path, lines)
         check_same(path, header, settings)
+        return sum(len(line) + 1 for line in lines)
 
     def _write(self, value: Any) -> None:
         self._file.write(json.dumps(value).encode() + b"\n")

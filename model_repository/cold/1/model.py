@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from cold_backend import server_io
+from cold_backend.adapter_defaults import DefaultsCatalogue
 from cold_backend.adapter_slots import AdapterSlots
 from cold_backend.admission import Admission
 from cold_backend.engine import Engine
@@ -30,7 +31,7 @@ class TritonPythonModel:
         self._telemetry = Telemetry(settings, server_io.restarts(args))
         admission = Admission(settings.max_queue, settings.max_wait_s)
         self._engine = Engine(execute, scheduler, admission, self._telemetry)
-        parser = RequestParser(settings, tokenizer)
+        parser = RequestParser(settings, tokenizer, DefaultsCatalogue(settings).find)
         catalogue = load_catalogue(settings)
         self._intake = Intake(parser, catalogue, self._engine, tokenizer, self._telemetry)
         self._running = thread.submit(self._run)
