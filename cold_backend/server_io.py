@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 from cold_backend.config import Settings, load_settings
@@ -24,11 +23,11 @@ from cold_backend.intake import Intake
 from cold_backend.logs import set_up_log
 from cold_backend.metrics import FAMILIES, Changes, Family, Labels
 from cold_backend.outbox import Outbox
+from cold_backend.outputs import Arrays, outputs_of
 from cold_backend.request import GenerationRequest
-from cold_backend.sequence import Piece, Token
+from cold_backend.sequence import Piece
 from cold_backend.telemetry import Load, Telemetry
-
-Arrays = dict[str, npt.NDArray[Any]]
+from cold_backend.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 PUBLISH_INTERVAL_S = 0.5
@@ -92,12 +91,14 @@ def read_tensors(request: Any) -> Arrays:
     return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
 
-def accept(request: Any, intake: Intake, outbox: Outbox, telemetry: Telemetry) -> None:
+def accept(
+    request: Any, intake: Intake, outbox: Outbox, telemetry: Telemetry, tokenizer: Tokenizer
+) -> None:
     """Hands a request of `cold` on; refuses it if that raises."""
     sender = request.get_response_sender()
 
     def sink_for(parsed: GenerationRequest) -> ResponseSink:
-        return ResponseSink(sender, parsed, outbox)
+        return ResponseSink(sender, parsed, outbox, tokenizer)
 
     try:
         return intake.take(read_tensors(request), sink_for, request.request_id())
@@ -193,16 +194,20 @@ class ResponseSink:
         sender: the request's response sender.
         request: which outputs the client wants.
         outbox: what sends them.
+        tokenizer: the base model's.
     """
 
-    def __init__(self, sender: Any, request: GenerationRequest, outbox: Outbox) -> None:
+    def __init__(
+        self, sender: Any, request: GenerationRequest, outbox: Outbox, tokenizer: Tokenizer
+    ) -> None:
         self._sender = sender
         self._request = request
         self._outbox = outbox
+        self._tokenizer = tokenizer
 
     def send(self, piece: Piece) -> None:
         """See `Sink`."""
-        self._outbox.put(partial(_send_piece, self._sender, self._request, piece))
+        self._outbox.put(partial(_send_piece, self._sender, self._request, piece, self._tokenizer))
 
     def fail(self, error: ColdError) -> None:
         """See `Sink`."""
@@ -218,8 +223,10 @@ def refuse(sender: Any, error: ColdError) -> None:
     _send(sender, pb_utils.InferenceResponse(error=_triton_error(error)), _FINAL)
 
 
-def _send_piece(sender: Any, request: GenerationRequest, piece: Piece) -> None:
-    outputs = _outputs(piece, request)
+def _send_piece(
+    sender: Any, request: GenerationRequest, piece: Piece, tokenizer: Tokenizer
+) -> None:
+    outputs = outputs_of(piece, request, tokenizer)
     response = pb_utils.InferenceResponse(
         [pb_utils.Tensor(name, array[None]) for name, array in outputs.items()]
     )
@@ -261,35 +268,3 @@ def _triton_error(error: ColdError) -> Any:
 def _parameter(args: dict[str, str], name: str) -> str:
     value: str = json.loads(args["model_config"])["parameters"][name]["string_value"]
     return value
-
-
-def _outputs(piece: Piece, request: GenerationRequest) -> Arrays:
-    """The outputs of one response, without the batch dimension. See docs/protocol.md."""
-    tokens = piece.tokens
-    outputs: Arrays = {
-        "text_output": np.array([piece.text], object),
-        "token_ids": np.array([t.id for t in tokens], np.int64),
-    }
-    if request.return_finish_reason and piece.finish_reason:
-        outputs["finish_reason"] = np.array([piece.finish_reason.value], object)
-    if request.return_num_input_tokens:
-        outputs["num_input_tokens"] = np.array([len(request.prompt)], np.int32)
-    if request.return_num_output_tokens:
-        outputs["num_output_tokens"] = np.array([len(tokens)], np.int32)
-    if request.return_log_probs:
-        of_base = not request.adapter
-        outputs["output_log_probs"] = np.array(
-            [t.base_log_prob if of_base else t.expert_log_prob for t in tokens], np.float32
-        )
-    if request.return_contrast:
-        outputs |= _contrast(tokens)
-    return outputs
-
-
-def _contrast(tokens: tuple[Token, ...]) -> Arrays:
-    return {
-        "contrast_expert_log_probs": np.array([t.expert_log_prob for t in tokens], np.float32),
-        "contrast_base_log_probs": np.array([t.base_log_prob for t in tokens], np.float32),
-        "contrast_valid_counts": np.array([t.valid_count for t in tokens], np.int32),
-        "contrast_changed": np.array([t.id != t.expert_token for t in tokens], np.bool_),
-    }

@@ -60,12 +60,14 @@ class TokenContrast:
         base_log_prob: the base's own.
         valid_count: tokens in the valid set; above 1 the choice was contested.
         changed: whether the token differs from the expert's own best.
+        expert_text: text of that best one, where it differs.
     """
 
     expert_log_prob: float
     base_log_prob: float
     valid_count: int
     changed: bool
+    expert_text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,6 +18,7 @@ from rich.console import Console
 from cold_eval.decodings import Decoding, decodings_of
 from cold_eval.errors import EvaluationError
 from cold_eval.evaluate import Runner, evaluate
+from cold_eval.html_report import html_report
 from cold_eval.items import Task
 from cold_eval.options import (
     add_model_options,
@@ -90,6 +91,8 @@ def _run(options: argparse.Namespace) -> int:
     for report in reports:
         console.print(table_of(report))
     _write(options.out / "report.json", json.dumps(as_json(settings, reports), indent=1) + "\n")
+    _write(options.out / "report.html", html_report(settings, tasks, reports, journal.results))
+    say(f"wrote {options.out / 'report.html'}")
     return 0
 
 

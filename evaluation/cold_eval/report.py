@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,17 @@ class TaskReport:
     tokens: dict[str, float]
     contested: dict[str, float]
     changed: dict[str, float]
+
+    def texts(self, name: str) -> tuple[str, str, str]:
+        """Tokens, contested and changed of a decoding, to be shown; empty where unknown."""
+        tokens, contested, changed = (
+            column[name] for column in (self.tokens, self.contested, self.changed)
+        )
+        return (
+            "" if math.isnan(tokens) else f"{tokens:.0f}",
+            "" if math.isnan(contested) else f"{100 * contested:.0f} %",
+            "" if math.isnan(changed) else f"{100 * changed:.1f} %",
+        )
 
 
 def by_decoding(results: Iterable[Result], task: str) -> dict[str, dict[str, Result]]:
@@ -77,7 +89,9 @@ def common_items(found: Mapping[str, Mapping[str, Result]]) -> list[str]:
 def _shares(results: Sequence[Result], name: str) -> tuple[float, float, float]:
     tokens = sum(len(result.pieces) for result in results)
     if not tokens:
-        return (float("nan"),) * 3
+        return (math.nan,) * 3
+    if any(result.decodings[name] < 0 for result in results):
+        return tokens / len(results), math.nan, math.nan
     contested = sum(result.decodings[name] for result in results)
     changed = sum(len(result.changed) for result in results)
     return tokens / len(results), contested / tokens, changed / tokens
@@ -103,7 +117,7 @@ def as_json(settings: Mapping[str, Any], reports: Iterable[TaskReport]) -> dict[
 
 
 def _known(value: float) -> float | None:
-    return value if value == value else None
+    return None if math.isnan(value) else value
 
 
 def table_of(report: TaskReport) -> Table:
@@ -126,19 +140,9 @@ def table_of(report: TaskReport) -> Table:
             else f"{100 * s.difference_low:+.1f} to {100 * s.difference_high:+.1f}",
             "" if is_reference else f"{s.won}/{s.lost}",
             "" if is_reference else f"{s.p:.2g}",
-            *_texts(report, name),
+            *report.texts(name),
         )
     return table
-
-
-def _texts(report: TaskReport, name: str) -> tuple[str, str, str]:
-    if report.tokens[name] != report.tokens[name]:
-        return "", "", ""
-    return (
-        f"{report.tokens[name]:.0f}",
-        f"{100 * report.contested[name]:.0f} %",
-        f"{100 * report.changed[name]:.1f} %",
-    )
 
 
 def check_decodings(decodings: Sequence[Decoding], *, choice: bool) -> list[Decoding]:

@@ -18,7 +18,7 @@ from cold_backend.telemetry import Telemetry
 class TritonPythonModel:
     def initialize(self, args):
         settings = server_io.start(args)
-        tokenizer = load_tokenizer(settings)
+        self._tokenizer = tokenizer = load_tokenizer(settings)
         adapters = AdapterSlots(settings.adapter_names, settings.adapter_room)
         scheduler = Scheduler(settings.max_sequences, settings.max_step_tokens, adapters)
         # The thread that steps also loads: a second one that computes would have OpenMP threads of
@@ -41,7 +41,7 @@ class TritonPythonModel:
 
     def execute(self, requests):
         for request in requests:
-            server_io.accept(request, self._intake, self._outbox, self._telemetry)
+            server_io.accept(request, self._intake, self._outbox, self._telemetry, self._tokenizer)
 
     def finalize(self):
         self._stop()
