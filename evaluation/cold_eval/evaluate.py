@@ -12,6 +12,9 @@ from cold_eval.report import check_decodings
 from cold_eval.results import Journal, Result, missing
 
 
+_INTERVAL_S = 5
+
+
 class Runner(Protocol):
     """Decodes a task's items."""
 
@@ -27,7 +30,7 @@ class Runner(Protocol):
 
 
 class Progress:
-    """Says how far a run is, at most once a second.
+    """Says how far a run is, at most every five seconds.
 
     Args:
         total: results to come.
@@ -45,7 +48,7 @@ class Progress:
         """Counts results."""
         self._done += count
         now_s = time.monotonic()
-        if now_s < self._said_s + 1 and self._done < self._total:
+        if now_s < self._said_s + _INTERVAL_S and self._done < self._total:
             return
         self._said_s = now_s
         rate = self._done / max(now_s - self._begun_s, 1e-9)
