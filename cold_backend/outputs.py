@@ -1,4 +1,4 @@
-"""The outputs of one response of `cold`."""
+"""The outputs of `cold` as arrays. See docs/protocol.md."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import numpy.typing as npt
 
 from cold_backend.request import GenerationRequest
 from cold_backend.sequence import Piece, Token
+from cold_backend.tokenizer import Tokenizer
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-def outputs_of(piece: Piece, request: GenerationRequest) -> Arrays:
-    """A piece as arrays by output name, without the batch dimension. See docs/protocol.md."""
+def outputs_of(piece: Piece, request: GenerationRequest, tokenizer: Tokenizer) -> Arrays:
+    """The outputs of one response, without the batch dimension."""
     tokens = piece.tokens
     outputs: Arrays = {
         "text_output": np.array([piece.text], object),
@@ -32,14 +33,20 @@ def outputs_of(piece: Piece, request: GenerationRequest) -> Arrays:
             [t.base_log_prob if of_base else t.expert_log_prob for t in tokens], np.float32
         )
     if request.return_contrast:
-        outputs |= _contrast(tokens)
+        outputs |= _contrast(tokens, tokenizer)
     return outputs
 
 
-def _contrast(tokens: tuple[Token, ...]) -> Arrays:
+def _contrast(tokens: tuple[Token, ...], tokenizer: Tokenizer) -> Arrays:
+    changed = [token.id != token.expert_token for token in tokens]
+    texts = [
+        tokenizer.decode([token.expert_token]) if differs else ""
+        for token, differs in zip(tokens, changed, strict=True)
+    ]
     return {
         "contrast_expert_log_probs": np.array([t.expert_log_prob for t in tokens], np.float32),
         "contrast_base_log_probs": np.array([t.base_log_prob for t in tokens], np.float32),
         "contrast_valid_counts": np.array([t.valid_count for t in tokens], np.int32),
-        "contrast_changed": np.array([t.id != t.expert_token for t in tokens], np.bool_),
+        "contrast_changed": np.array(changed, np.bool_),
+        "contrast_expert_texts": np.array(texts, object),
     }

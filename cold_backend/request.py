@@ -6,6 +6,7 @@ import secrets
 from dataclasses import dataclass
 
 from cold_backend.adapter_catalogue import check_served
+from cold_backend.adapter_defaults import AdapterDefaults, FindDefaults, no_defaults
 from cold_backend.config import Settings
 from cold_backend.errors import InvalidRequestError
 from cold_backend.fields import (
@@ -95,11 +96,15 @@ class RequestParser:
     Args:
         settings: which adapters there are, and how long a sequence may be.
         tokenizer: the base model's.
+        defaults: of each adapter.
     """
 
-    def __init__(self, settings: Settings, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, settings: Settings, tokenizer: Tokenizer, defaults: FindDefaults = no_defaults
+    ) -> None:
         self._settings = settings
         self._tokenizer = tokenizer
+        self._defaults = defaults
 
     def parse(self, inputs: Inputs) -> GenerationRequest:
         """Reads and checks one request.
@@ -111,7 +116,7 @@ class RequestParser:
             InvalidRequestError: a field is missing, malformed or out of range.
             UnknownAdapterError: no adapter of that name is served.
         """
-        sampling = _sampling(inputs)
+        sampling = _sampling(inputs, self._defaults_for(inputs))
         prompt = self._prompt(inputs)
         room = self._settings.max_context - len(prompt)
         default = min(DEFAULT_MAX_TOKENS, room)
@@ -184,6 +189,10 @@ class RequestParser:
         text = read_text(inputs, "text_input", self._settings.prompt_bytes)
         return text or self._tokenizer.decode(prompt)
 
+    def _defaults_for(self, inputs: Inputs) -> AdapterDefaults:
+        name = read_name(inputs, "lora_name") or self._settings.default_adapter
+        return self._defaults(name) if name else AdapterDefaults()
+
     def _adapter(self, inputs: Inputs, mode: Mode) -> str:
         name = read_name(inputs, "lora_name")
         if name:
@@ -203,16 +212,16 @@ class RequestParser:
         return [ids for ids in dict.fromkeys(spelled) if ids]
 
 
-def _sampling(inputs: Inputs) -> Sampling:
-    decoding = read_name(inputs, "decoding") or "cold"
+def _sampling(inputs: Inputs, defaults: AdapterDefaults) -> Sampling:
+    decoding = read_name(inputs, "decoding") or defaults.decoding
     if decoding not in _MODES:
         raise InvalidRequestError(
             "decoding", f"must be one of {', '.join(_MODES)}, got {decoding!r}"
         )
     return Sampling(
         mode=_MODES[decoding],
-        alpha=read_number(inputs, "alpha", 0.1, 0, 1, open_low=True),
-        beta=read_number(inputs, "beta", 0.5, 0, _STRONGEST),
+        alpha=read_number(inputs, "alpha", defaults.alpha, 0, 1, open_low=True),
+        beta=read_number(inputs, "beta", defaults.beta, 0, _STRONGEST),
         temperature=read_number(inputs, "temperature", 0, _WEAKEST, _STRONGEST, or_zero=True),
         top_k=read_integer(inputs, "top_k", 0, 0, _INT32_MAX),
         top_p=read_number(inputs, "top_p", 1, 0, 1, open_low=True),

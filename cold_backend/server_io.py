@@ -27,6 +27,7 @@ from cold_backend.outputs import Arrays, outputs_of
 from cold_backend.request import GenerationRequest
 from cold_backend.sequence import Piece
 from cold_backend.telemetry import Load, Telemetry
+from cold_backend.tokenizer import Tokenizer
 from cold_backend.tracing import child_span, current_headers, set_up_tracing
 
 _log = logging.getLogger(__name__)
@@ -92,14 +93,16 @@ def read_tensors(request: Any) -> Arrays:
     return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
 
-def accept(request: Any, intake: Intake, outbox: Outbox, telemetry: Telemetry) -> None:
+def accept(
+    request: Any, intake: Intake, outbox: Outbox, telemetry: Telemetry, tokenizer: Tokenizer
+) -> None:
     """Hands a request of `cold` on; refuses it if that raises."""
     sender, request_id = request.get_response_sender(), request.request_id()
     # tritonserver's own trace must not be used once `execute` has returned; its context may.
     trace = json.loads(request.trace().get_context() or "{}")
 
     def sink_for(parsed: GenerationRequest) -> ResponseSink:
-        return ResponseSink(sender, parsed, outbox)
+        return ResponseSink(sender, parsed, outbox, tokenizer)
 
     try:
         return intake.take(read_tensors(request), sink_for, request_id, trace)
@@ -196,16 +199,20 @@ class ResponseSink:
         sender: the request's response sender.
         request: which outputs the client wants.
         outbox: what sends them.
+        tokenizer: the base model's.
     """
 
-    def __init__(self, sender: Any, request: GenerationRequest, outbox: Outbox) -> None:
+    def __init__(
+        self, sender: Any, request: GenerationRequest, outbox: Outbox, tokenizer: Tokenizer
+    ) -> None:
         self._sender = sender
         self._request = request
         self._outbox = outbox
+        self._tokenizer = tokenizer
 
     def send(self, piece: Piece) -> None:
         """See `Sink`."""
-        self._outbox.put(partial(_send_piece, self._sender, self._request, piece))
+        self._outbox.put(partial(_send_piece, self._sender, self._request, piece, self._tokenizer))
 
     def fail(self, error: ColdError) -> None:
         """See `Sink`."""
@@ -221,8 +228,10 @@ def refuse(sender: Any, error: ColdError) -> None:
     _send(sender, pb_utils.InferenceResponse(error=_triton_error(error)), _FINAL)
 
 
-def _send_piece(sender: Any, request: GenerationRequest, piece: Piece) -> None:
-    outputs = outputs_of(piece, request)
+def _send_piece(
+    sender: Any, request: GenerationRequest, piece: Piece, tokenizer: Tokenizer
+) -> None:
+    outputs = outputs_of(piece, request, tokenizer)
     response = pb_utils.InferenceResponse(
         [pb_utils.Tensor(name, array[None]) for name, array in outputs.items()]
     )

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the programs that tests/deploy runs, from Debian's packages, and Helm. As root; does nothing
-# where they are there already.
+# Installs the programs that tests run, from Debian's packages, and Helm. As root; does nothing where
+# they are there already.
 set -euo pipefail
 
 PATH=$PATH:/usr/sbin:/sbin
@@ -16,6 +16,9 @@ need promtool prometheus
 need docker-compose docker-compose
 need openssl openssl
 need bwrap bubblewrap
+need chromium chromium
+need chromedriver chromium-driver
+[[ -e /usr/share/fonts/truetype/dejavu ]] || missing+=(fonts-dejavu-core) # for Chromium
 
 if ((${#missing[@]})); then
     # Their services stay off: the tests start the programs themselves.

@@ -68,7 +68,7 @@ def reference(base_model: Path, adapter: Path) -> Reference:
 
 @pytest.fixture(scope="session")
 def prompts(tokenizer: Tokenizer) -> list[Prompt]:
-    return real_prompts(tokenizer, ROOT)
+    return real_prompts(tokenizer)
 
 
 @pytest.fixture(scope="session", params=["fused", "ensemble"])

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ._client import Client
+from ._page import Answer, page
 from ._types import Piece, Request, Result
 
 _TITLES: dict[Literal["base", "greedy", "cold"], str] = {
@@ -35,6 +36,14 @@ class Comparison:
                 for piece in pieces:
                     self._pieces[decoding].append(piece)
                 self.results[decoding] = pieces.result()
+
+    def page(self, request: Request, beta: float | None) -> str:
+        """An HTML page, when all has been run; `beta` is None if it is not known."""
+        answers = [
+            Answer(title, self._summary(decoding), self._pieces[decoding])
+            for decoding, title in _TITLES.items()
+        ]
+        return page(request, answers, beta)
 
     def table(self) -> Table:
         """What there is so far, in three columns; may be called while `run` runs."""

@@ -29,6 +29,7 @@ def _filled(model: Model, parameters: Mapping[str, str]) -> Model:
             adapters=tuple(map(str, json.loads(parameters.get("adapters") or "[]"))),
             adapters_dir=parameters.get("adapters_dir") == "true",
             default_adapter=parameters.get("default_adapter") or None,
+            adapter_defaults=dict(json.loads(parameters.get("adapter_defaults") or "{}")),
             base_model=parameters.get("base_model") or None,
             max_context=int(max_context) if max_context else None,
         )

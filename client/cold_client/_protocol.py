@@ -195,10 +195,12 @@ def _first(outputs: Outputs, name: str) -> Any:
 
 
 def _contrast(outputs: Outputs) -> Iterable[TokenContrast]:
+    changed = [*map(bool, outputs.get("contrast_changed", ()))]
     columns = (
         map(float, outputs.get("contrast_expert_log_probs", ())),
         map(float, outputs.get("contrast_base_log_probs", ())),
         map(int, outputs.get("contrast_valid_counts", ())),
-        map(bool, outputs.get("contrast_changed", ())),
+        changed,
+        map(str, outputs.get("contrast_expert_texts", [""] * len(changed))),
     )
     return (TokenContrast(*column) for column in zip(*columns, strict=True))

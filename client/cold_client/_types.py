@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -60,12 +60,14 @@ class TokenContrast:
         base_log_prob: the base's own.
         valid_count: tokens in the valid set; above 1 the choice was contested.
         changed: whether the token differs from the expert's own best.
+        expert_text: text of that best one, where it differs.
     """
 
     expert_log_prob: float
     base_log_prob: float
     valid_count: int
     changed: bool
+    expert_text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,6 +146,7 @@ class Model:
     `adapters` and what follows is known for the model `cold` only, and empty or None where its
     configuration does not say. `max_context` is in tokens. With `adapters_dir` the server may serve
     other adapters than these, which it reads from a folder when a request names one.
+    `adapter_defaults` has, by adapter, what requests get that do not say otherwise.
     """
 
     name: str
@@ -153,5 +156,6 @@ class Model:
     adapters: tuple[str, ...] = ()
     adapters_dir: bool = False
     default_adapter: str | None = None
+    adapter_defaults: Mapping[str, Mapping[str, str | float]] = field(default_factory=dict)
     base_model: str | None = None
     max_context: int | None = None

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -27,6 +28,7 @@ from ._exceptions import (
 from ._transport import Transport
 from ._types import Model, Request, Result
 
+_BETA = 0.5  # the server's, unless an adapter has its own
 _EXIT_CODES = """\
 exit codes:
   0    ok
@@ -110,11 +112,31 @@ def _compare(client: Client, arguments: argparse.Namespace) -> int:
     if console.is_terminal and not arguments.json:
         with Live(get_renderable=comparison.table, console=console, refresh_per_second=10):
             comparison.run(client, request)
+    else:
+        comparison.run(client, request)
+    if arguments.html:
+        html = comparison.page(request, _beta(client, request))
+        try:
+            arguments.html.write_text(html, encoding="utf-8")
+        except OSError as error:
+            sys.stderr.write(f"cold: {arguments.html}: {error.strerror}\n")
+            return 2
+    if console.is_terminal and not arguments.json:
         return 0
-    comparison.run(client, request)
     results = {decoding: _result(result) for decoding, result in comparison.results.items()}
     sys.stdout.write(_json(results) if arguments.json else comparison.plain() + "\n")
     return 0
+
+
+def _beta(client: Client, request: Request) -> float | None:
+    """What the server decodes with; None if it does not say."""
+    if request.beta is not None:
+        return request.beta
+    for model in client.models():
+        adapter = request.lora_name or model.default_adapter
+        if adapter in model.adapters:
+            return float(model.adapter_defaults.get(adapter, {}).get("beta", _BETA))
+    return None
 
 
 def _models(client: Client, arguments: argparse.Namespace) -> int:
@@ -145,6 +167,9 @@ def _model_lines(model: Model) -> list[str]:
             for name in model.adapters
         )
         lines.append(f"  adapters: {', '.join(named)}")
+        for name, values in model.adapter_defaults.items():
+            given = ", ".join(f"{field} {value}" for field, value in values.items())
+            lines.append(f"  defaults of {name}: {given}")
     if model.adapters_dir:
         lines.append("  and those in the server's folder")
     if model.base_model:
@@ -215,6 +240,8 @@ def _parser() -> argparse.ArgumentParser:
             _add_request(command)
         if run is _generate:
             _add_generate(command)
+        if run is _compare:
+            command.add_argument("--html", type=Path, metavar="FILE", help="write a page as well")
     return parser
 
 

@@ -108,6 +108,7 @@ def _endpoints(values: dict[str, Any]) -> Endpoints:
 def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
     """Checks what can be checked without loading weights; settles the context."""
     # Imported late: --help and a wrong option should not wait for torch.
+    from cold_backend.adapter_defaults import read_defaults
     from cold_backend.adapters import check_fit, load_adapter
     from cold_backend.checkpoint import context_limit, empty_model, load_config
     from cold_backend.loading import load_tokenizer, ops_for, take_device
@@ -126,6 +127,7 @@ def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
     model = empty_model(config)
     for name, path in settings.adapters.items():
         check_fit(load_adapter(name, path), model)
+        read_defaults(Path(path))
     load_tokenizer(settings)
     return settings
 
@@ -136,6 +138,7 @@ def _without_broken_adapters(settings: Settings) -> Settings:
     Raises:
         ConfigError: it is the default adapter; requests that name none must not get another.
     """
+    from cold_backend.adapter_defaults import read_defaults
     from cold_backend.adapters import check_fit, load_adapter
     from cold_backend.checkpoint import empty_model, load_config
 
@@ -144,6 +147,7 @@ def _without_broken_adapters(settings: Settings) -> Settings:
     for name, path in settings.adapters.items():
         try:
             check_fit(load_adapter(name, path), model)
+            read_defaults(Path(path))
         except ConfigError as error:
             _say(f"cold-server: restarting without adapter {name}: {error}")
             del adapters[name]

@@ -252,13 +252,8 @@ class ServerProcess:
             *trace_options(self._settings),
             *extra,
         ]
-<<<<<<< HEAD
-        # Its reader of JSON is recursive, in release 2.51 without a limit: at the usual 8 MB,
-        # 120 kB of brackets end the process. A shell that sets the limit becomes tritonserver.
-=======
         # The reader of JSON is recursive, in release 2.51 without limit: at the usual 8 MB, 120 kB
         # of brackets end the process. The shell that sets the limit becomes tritonserver.
->>>>>>> fuzz
         limited = ["/bin/sh", "-c", f'ulimit -Ss {_STACK_KB} || true; exec "$0" "$@"', *arguments]
         # The model processes take the first python3 on the PATH: this one.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

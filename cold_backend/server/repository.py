@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import cold_backend
+from cold_backend.adapter_defaults import AdapterDefaults, read_defaults
 from cold_backend.config import Settings
 
 _FUSED = "cold"  # the one model that a fused execution needs
@@ -38,11 +40,16 @@ def write_repository(
         )
     for config in target.glob("*/config.pbtxt"):
         _add_parameters(config, for_all)
+    found = {name: read_defaults(Path(path)) for name, path in settings.adapters.items()}
+    defaults = {
+        name: dataclasses.asdict(own) for name, own in found.items() if own != AdapterDefaults()
+    }
     served = {
         "base_model": Path(settings.base_model).name,
         "adapters": json.dumps(settings.adapter_names),
         "adapters_dir": json.dumps(bool(settings.adapters_dir)),
         "default_adapter": settings.default_adapter,
+        "adapter_defaults": json.dumps(defaults),
         "max_context": str(settings.max_context),
         "max_sequences": str(settings.max_sequences),
     }

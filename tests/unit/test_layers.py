@@ -9,10 +9,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 FORBIDDEN = {
-    "kernels": {"cold_backend", "cold_client", "triton_python_backend_utils"},
-    "cold_backend": {"cold_client"},
-    "client": {"cold_backend", "cold_kernels", "torch", "transformers"},
-    "model_repository": {"cold_client", "triton_python_backend_utils", "transformers", "peft"},
+    "kernels": {"cold_backend", "cold_client", "cold_eval", "triton_python_backend_utils"},
+    "cold_backend": {"cold_client", "cold_eval"},
+    "client": {"cold_backend", "cold_eval", "cold_kernels", "torch", "transformers"},
+    "model_repository": {
+        "cold_client",
+        "cold_eval",
+        "triton_python_backend_utils",
+        "transformers",
+        "peft",
+    },
+    "evaluation": {"triton_python_backend_utils", "transformers", "peft"},
 }
 ALONE = {
     "triton_python_backend_utils": "cold_backend/server_io.py",

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from cold_backend import server_io
+from cold_backend.adapter_defaults import DefaultsCatalogue
 from cold_backend.adapter_slots import AdapterSlots
 from cold_backend.admission import Admission
 from cold_backend.engine import Engine
@@ -18,7 +19,7 @@ from cold_backend.tracing import stop_tracing
 class TritonPythonModel:
     def initialize(self, args):
         settings = server_io.start(args)
-        tokenizer = load_tokenizer(settings)
+        self._tokenizer = tokenizer = load_tokenizer(settings)
         adapters = AdapterSlots(settings.adapter_names, settings.adapter_room)
         scheduler = Scheduler(settings.max_sequences, settings.max_step_tokens, adapters)
         # The thread that steps also loads: a second one that computes would have OpenMP threads of
@@ -31,7 +32,7 @@ class TritonPythonModel:
         self._telemetry = Telemetry(settings, server_io.restarts(args))
         admission = Admission(settings.max_queue, settings.max_wait_s)
         self._engine = Engine(execute, scheduler, admission, self._telemetry)
-        parser = RequestParser(settings, tokenizer)
+        parser = RequestParser(settings, tokenizer, DefaultsCatalogue(settings).find)
         catalogue = load_catalogue(settings)
         self._intake = Intake(parser, catalogue, self._engine, tokenizer, self._telemetry)
         self._running = thread.submit(self._run)
@@ -41,7 +42,7 @@ class TritonPythonModel:
 
     def execute(self, requests):
         for request in requests:
-            server_io.accept(request, self._intake, self._outbox, self._telemetry)
+            server_io.accept(request, self._intake, self._outbox, self._telemetry, self._tokenizer)
 
     def finalize(self):
         self._stop()

@@ -1,0 +1,100 @@
+"""How an adapter is best decoded: `cold.json` beside it, which `cold-tune` writes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cold_backend.adapter_catalogue import check_served
+from cold_backend.config import Settings
+from cold_backend.errors import ConfigError, InvalidRequestError
+
+FILE = "cold.json"
+_DECODINGS = ("cold", "greedy")
+_KEYS = ("decoding", "alpha", "beta", "tuning")
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterDefaults:
+    """What requests that do not say otherwise get; the fields are the inputs of the same name."""
+
+    decoding: str = "cold"
+    alpha: float = 0.1
+    beta: float = 0.5
+
+
+class DefaultsCatalogue:
+    """The defaults of all adapters: of those in the settings as they are now, of those in the
+    folder as they are when asked for.
+
+    Raises:
+        ConfigError: a file of an adapter in the settings is malformed.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._fixed = {name: read_defaults(Path(path)) for name, path in settings.adapters.items()}
+
+    def find(self, name: str) -> AdapterDefaults:
+        """The defaults of an adapter.
+
+        Raises:
+            InvalidRequestError: its file is malformed.
+            UnknownAdapterError: there is no such adapter.
+        """
+        if name in self._fixed:
+            return self._fixed[name]
+        try:
+            return read_defaults(check_served(self._settings, name))
+        except ConfigError as error:
+            raise InvalidRequestError("lora_name", str(error)) from error
+
+
+def no_defaults(name: str) -> AdapterDefaults:
+    """The defaults of an adapter for which nobody has any."""
+    return AdapterDefaults()
+
+
+FindDefaults = Callable[[str], AdapterDefaults]
+
+
+def read_defaults(adapter: Path) -> AdapterDefaults:
+    """Reads an adapter's file; without one it has no defaults.
+
+    Raises:
+        ConfigError: the file is malformed; names the file and the key.
+    """
+    path = adapter / FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return AdapterDefaults()
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must be a JSON object")
+    for key in values:
+        if key not in _KEYS:
+            raise ConfigError(f"{path}: {key}: unknown key; known are {', '.join(_KEYS)}")
+    others = AdapterDefaults()
+    decoding = values.get("decoding", others.decoding)
+    if decoding not in _DECODINGS:
+        raise ConfigError(
+            f"{path}: decoding: must be one of {', '.join(_DECODINGS)}, got {decoding!r}"
+        )
+    alpha = _number(path, "alpha", values.get("alpha", others.alpha))
+    beta = _number(path, "beta", values.get("beta", others.beta))
+    if not 0 < alpha <= 1:
+        raise ConfigError(f"{path}: alpha: must be in (0, 1], got {alpha:g}")
+    if beta < 0:
+        raise ConfigError(f"{path}: beta: must be a finite number of at least 0, got {beta:g}")
+    return AdapterDefaults(decoding, alpha, beta)
+
+
+def _number(path: Path, key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{path}: {key}: must be a finite number, got {value!r}")
+    return float(value)

@@ -1,0 +1,120 @@
+"""Multiple choice: how probable each decoding finds each choice after the prompt.
+
+A decoding's distribution over the next token, of which the choice's tokens are scored, is the
+expert's, with the mass of the valid set shared out anew by contrast:
+
+    p(t) = P(valid) * softmax over valid of (e + beta * (e - a))   for t in the valid set
+    p(t) = the expert's own probability                            elsewhere
+
+It sums to 1, is the expert's for beta 0 and for alpha 1, and gives a choice with a token outside
+the valid set, where CoLD alone would say minus infinity, what the expert gives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cold_backend.request import GenerationRequest
+from cold_backend.sequence import Sequence as Running
+from cold_backend.sequence import Token
+from cold_backend.tokenizer import Tokenizer
+from cold_eval.decodings import Decoding
+from cold_eval.policies import Contrast, View
+from cold_eval.walks import Kept, continued
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceScores:
+    """Log-probabilities of the choices' tokens; `tokens` says how many each has."""
+
+    log_probs: tuple[float, ...]
+    tokens: tuple[int, ...]
+
+    def best(self, *, per_token: bool) -> int:
+        """The choice with the highest one, of all its tokens or of each; of equals the first."""
+        counts = np.array(self.tokens if per_token else [1] * len(self.tokens))
+        return int((np.array(self.log_probs) / counts).argmax())
+
+
+def token_log_prob(view: View, token: int, decoding: Decoding) -> float:
+    """Log-probability of a token under `base`, `greedy` (the expert) or `cold`, see above."""
+    if decoding.kind == "base":
+        return float(view.base_row[token]) - view.base_norm
+    expert = float(view.expert_row[token]) - view.expert_norm
+    if decoding.alpha is None or decoding.beta is None:
+        return expert
+    scores = Contrast(decoding.name, decoding.alpha, decoding.beta).scores(view).astype(np.float64)
+    place = int(np.searchsorted(view.ids, token))
+    if place == len(view.ids) or view.ids[place] != token or scores[place] == -np.inf:
+        return expert
+    valid = scores > -np.inf
+    mass = np.logaddexp.reduce(view.expert[valid].astype(np.float64)) - view.expert_norm
+    return float(mass + scores[place] - np.logaddexp.reduce(scores[valid]))
+
+
+class ChoiceWalk:
+    """Reads the choices of one item, one after another. See `Walk`.
+
+    Args:
+        key: for whoever gets the scores.
+        request: the prompt, with `decoding` cold and `ignore_eos`.
+        choices: their tokens, one each at least.
+        decodings: those whose scores are wanted.
+        tokenizer: the base model's.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        request: GenerationRequest,
+        choices: Sequence[Sequence[int]],
+        decodings: Sequence[Decoding],
+        tokenizer: Tokenizer,
+    ) -> None:
+        self.key = key
+        self.alpha = min([d.alpha for d in decodings if d.alpha is not None], default=1.0)
+        self._request = request
+        self._choices = choices
+        self._decodings = decodings
+        self._tokenizer = tokenizer
+        self._sums = np.zeros((len(decodings), len(choices)))
+        self._choice = 0
+        self._read = 0  # tokens of the choice whose log-probabilities are in the sums
+        self.sequence: Running | None = Running(request, Kept(), tokenizer)
+
+    def see(self, view: View) -> None:
+        """See `Walk`."""
+        if self._read == 0:
+            for choice, tokens in enumerate(self._choices):
+                self._add(view, choice, tokens[0])
+        else:
+            self._add(view, self._choice, self._choices[self._choice][self._read])
+        self._read += 1
+        while self._read == len(self._choices[self._choice]):
+            self._choice += 1
+            self._read = 1
+            if self._choice == len(self._choices):
+                self.sequence = None
+                return
+        ids = self._choices[self._choice][: self._read]
+        read = (Token(token, 0.0, 0.0, -1, 0) for token in ids)
+        self.sequence, _ = continued(self._request, read, self._tokenizer)
+
+    def scores(self, decoding: Decoding) -> ChoiceScores:
+        """What has been read."""
+        sums = self._sums[list(self._decodings).index(decoding)]
+        return ChoiceScores(tuple(map(float, sums)), tuple(map(len, self._choices)))
+
+    def _add(self, view: View, choice: int, token: int) -> None:
+        for row, decoding in enumerate(self._decodings):
+            self._sums[row, choice] += token_log_prob(view, token, decoding)
+
+
+def choice_tokens(tokenizer: Tokenizer, prompt: object, choice: str) -> list[int]:
+    """A choice as it would follow the prompt: after a space, unless one ends the prompt or an
+    assistant's message begins."""
+    bare = not isinstance(prompt, str) or prompt[-1].isspace() or choice[0].isspace()
+    return tokenizer.encode_bare(choice if bare else f" {choice}")

@@ -1,0 +1,115 @@
+"""The decodings that are compared."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cold_eval.errors import EvaluationError
+
+_BEAM = re.compile(r"beam(\d+)")
+_VOTE = re.compile(r"vote(\d+)")
+_ALLOWED = "base, greedy, cold, beamN (beam search), voteN (N samples, the commonest answer)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """One way to decode.
+
+    Attributes:
+        name: what tables call it.
+        kind: `base`, `greedy`, `cold` or `beam`.
+        beam_width: of `beam`.
+        samples: answers of which the commonest counts; 1 unless temperature is above 0.
+    """
+
+    name: str
+    kind: str
+    alpha: float | None = None
+    beta: float | None = None
+    beam_width: int | None = None
+    temperature: float = 0.0
+    samples: int = 1
+
+    @property
+    def in_grid(self) -> bool:
+        """Whether the choice of each token follows from expert and base logits alone."""
+        return self.kind in ("greedy", "cold") and self.samples == 1
+
+    def fields(self) -> dict[str, Any]:
+        """The inputs of docs/protocol.md."""
+        given = {
+            "decoding": self.kind,
+            "alpha": self.alpha,
+            "beta": self.beta,
+            "beam_width": self.beam_width,
+            "temperature": self.temperature or None,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+GREEDY = Decoding(name="greedy", kind="greedy")
+BASE = Decoding(name="base", kind="base")
+
+
+def cold(alpha: float, beta: float) -> Decoding:
+    """A point of the grid.
+
+    Raises:
+        EvaluationError: alpha or beta is out of range.
+    """
+    if not 0 < alpha <= 1:
+        raise EvaluationError(f"alpha: must be in (0, 1], got {alpha:g}")
+    if not 0 <= beta < float("inf"):
+        raise EvaluationError(f"beta: must be a finite number of at least 0, got {beta:g}")
+    return Decoding(name=f"cold a={alpha:g} b={beta:g}", kind="cold", alpha=alpha, beta=beta)
+
+
+def grid(alphas: Sequence[float], betas: Sequence[float]) -> list[Decoding]:
+    """Every alpha with every beta above 0: beta 0 is greedy.
+
+    Raises:
+        EvaluationError: an alpha or a beta is out of range.
+    """
+    pairs = itertools.product(dict.fromkeys(alphas), dict.fromkeys(betas))
+    return [cold(alpha, beta) for alpha, beta in pairs if beta != 0]
+
+
+def decodings_of(
+    names: Sequence[str],
+    *,
+    alphas: Sequence[float],
+    betas: Sequence[float],
+    temperature: float,
+) -> list[Decoding]:
+    """What is named, greedy first, which the others are compared with.
+
+    Raises:
+        EvaluationError: a name is unknown or a value out of range.
+    """
+    if not 0 < temperature < float("inf"):
+        raise EvaluationError(f"temperature: must be above 0, got {temperature:g}")
+    chosen = [GREEDY]
+    for name in dict.fromkeys(names):
+        beam, vote = _BEAM.fullmatch(name), _VOTE.fullmatch(name)
+        if name == "cold":
+            chosen += grid(alphas, betas)
+        elif beam and int(beam[1]) > 1:
+            chosen.append(Decoding(name=name, kind="beam", beam_width=int(beam[1])))
+        elif vote and int(vote[1]) > 1:
+            chosen.append(
+                Decoding(
+                    name=f"{name} t={temperature:g}",
+                    kind="greedy",
+                    temperature=temperature,
+                    samples=int(vote[1]),
+                )
+            )
+        elif name == "base":
+            chosen.append(BASE)
+        elif name != "greedy":
+            raise EvaluationError(f"decoding: must be one of {_ALLOWED}, got {name!r}")
+    return chosen

@@ -1,0 +1,222 @@
+"""Runs decodings in this process, over cold_backend's own parts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cold_backend.adapter_slots import AdapterSlots
+from cold_backend.admission import Admission
+from cold_backend.config import Settings
+from cold_backend.engine import Engine
+from cold_backend.errors import ColdError
+from cold_backend.fused import FusedExecution
+from cold_backend.loading import load_fused_lm, load_tokenizer, ops_for, take_device
+from cold_backend.request import GenerationRequest, RequestParser
+from cold_backend.scheduler import Scheduler
+from cold_backend.sequence import Sequence as Running
+from cold_backend.telemetry import Telemetry
+from cold_eval.answers import Answer, result_of, seed_of, voted
+from cold_eval.choices import ChoiceWalk, choice_tokens
+from cold_eval.decodings import Decoding
+from cold_eval.errors import EvaluationError
+from cold_eval.grid import GridWalk, Leaf
+from cold_eval.items import Item, Task
+from cold_eval.policies import Policy, policy_of
+from cold_eval.results import Result
+from cold_eval.walks import AnyWalk, Kept, Walker
+
+Wanted = Mapping[str, Sequence[str]]  # item id to decodings' names
+_ADAPTER = "adapter"
+
+
+class InProcess:
+    """A base model with an adapter, loaded once.
+
+    Args:
+        base_model: see `Settings`.
+        adapter: PEFT LoRA directory.
+        dtype: see `Settings`.
+        device: see `Settings`.
+        max_context: tokens of the longest prompt and its answer.
+        max_sequences: items at once.
+        seed: of samples.
+
+    Raises:
+        EvaluationError: the model or the adapter cannot be used.
+    """
+
+    def __init__(
+        self,
+        base_model: Path,
+        adapter: Path,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        max_context: int = 2048,
+        max_sequences: int = 32,
+        seed: int = 0,
+    ) -> None:
+        self._seed = seed
+        try:
+            self._settings = Settings(
+                base_model=str(base_model),
+                adapters={_ADAPTER: str(adapter)},
+                dtype=dtype,
+                device=device,
+                max_context=max_context,
+                max_sequences=max_sequences,
+                max_step_tokens=max(256, 8 * max_sequences),
+            )
+            self.tokenizer = load_tokenizer(self._settings)
+            self.model = load_fused_lm(self._settings)
+            self._ops = ops_for(self._settings, take_device(self._settings, 0))
+        except ColdError as error:
+            raise EvaluationError(str(error)) from error
+        self._parser = RequestParser(self._settings, self.tokenizer)
+
+    def run(self, task: Task, decodings: Sequence[Decoding], wanted: Wanted) -> Iterator[Result]:
+        """Yields the results that are wanted, in the order in which they are ready.
+
+        Raises:
+            EvaluationError: an item cannot be decoded.
+        """
+        items = [item for item in task.items if wanted.get(item.id)]
+        if task.is_choice:
+            yield from self._choose(task, items, decodings, wanted)
+            return
+        gridded = [d for d in decodings if d.in_grid]
+        policies = {d.name: policy_of(d) for d in gridded}
+        for walk in self.walk(task, items, policies, wanted):
+            for leaf in walk.leaves:
+                yield _of_leaf(task, _item(task, walk.key), leaf)
+        for decoding in decodings:
+            if not decoding.in_grid:
+                mine = [item for item in items if decoding.name in wanted[item.id]]
+                yield from self._generate(task, mine, decoding)
+
+    def walk(
+        self,
+        task: Task,
+        items: Sequence[Item],
+        policies: Mapping[str, Policy],
+        wanted: Wanted,
+    ) -> Iterator[GridWalk]:
+        """Decodes items under the policies that are wanted of each; yields a walk for each.
+
+        Raises:
+            EvaluationError: an item cannot be decoded.
+        """
+        walks = []
+        for item in items:
+            mine = [policy for name, policy in policies.items() if name in wanted[item.id]]
+            if mine:
+                request = self._request(item, {"decoding": "cold"}, task.max_tokens, task.stop)
+                walks.append(GridWalk(item.id, request, mine, self.tokenizer))
+        yield from self._walked(walks)
+
+    def _walked(self, walks: list[AnyWalk]) -> Iterator[AnyWalk]:
+        # The longest first, so that none is alone at the end.
+        walks.sort(key=lambda walk: -walk.sequence.pending if walk.sequence else 0)
+        walker: Walker[AnyWalk] = Walker(
+            self.model,
+            self._settings.adapter_names,
+            self._settings.max_sequences,
+            self._settings.max_step_tokens,
+        )
+        return walker.run(walks)
+
+    def _choose(
+        self, task: Task, items: Sequence[Item], decodings: Sequence[Decoding], wanted: Wanted
+    ) -> Iterator[Result]:
+        walks = []
+        for item in items:
+            mine = [d for d in decodings if d.name in wanted[item.id]]
+            tokens = [choice_tokens(self.tokenizer, item.prompt, c) for c in item.choices]
+            fields = {"decoding": "cold", "ignore_eos": True}
+            request = self._request(item, fields, max(map(len, tokens)), ())
+            walks.append(ChoiceWalk(item.id, request, tokens, mine, self.tokenizer))
+        for walk in self._walked(walks):
+            item = _item(task, walk.key)
+            for decoding in decodings:
+                if decoding.name not in wanted[item.id]:
+                    continue
+                scores = walk.scores(decoding)
+                best = scores.best(per_token=task.scorer == "choice_per_token")
+                yield Result(
+                    task=task.name,
+                    item=item.id,
+                    decodings={decoding.name: -1},
+                    text=item.choices[best],
+                    answer=str(best),
+                    score=float(str(best) == item.answer),
+                    choices=[round(score, 4) for score in scores.log_probs],
+                )
+
+    def _generate(self, task: Task, items: Sequence[Item], decoding: Decoding) -> Iterator[Result]:
+        sinks = {item.id: [Kept() for _ in range(decoding.samples)] for item in items}
+        engine = self._engine(len(items) * decoding.samples)
+        for item in items:
+            for number, sink in enumerate(sinks[item.id]):
+                fields = decoding.fields() | {"seed": seed_of(self._seed, item.id, number)}
+                request = self._request(item, fields, task.max_tokens, task.stop)
+                engine.submit(Running(request, sink, self.tokenizer))
+        waiting = {item.id: item for item in items}
+        while waiting:
+            engine.step()
+            for name, item in [*waiting.items()]:
+                if all(sink.pieces for sink in sinks[name]):
+                    del waiting[name]
+                    yield voted(task, item, decoding, [self._answer(s) for s in sinks[name]])
+
+    def _answer(self, sink: Kept) -> Answer:
+        piece = sink.pieces[-1]
+        return Answer(piece.text, piece.finish_reason.value if piece.finish_reason else "")
+
+    def _engine(self, queue: int) -> Engine:
+        settings = self._settings
+        adapters = AdapterSlots(settings.adapter_names)
+        return Engine(
+            FusedExecution(self.model, self._ops).execute,
+            Scheduler(settings.max_sequences, settings.max_step_tokens, adapters),
+            Admission(queue + 1, max_wait_s=math.inf),
+            Telemetry(settings),
+        )
+
+    def _request(
+        self, item: Item, fields: Mapping[str, object], max_tokens: int, stop: Sequence[str]
+    ) -> GenerationRequest:
+        inputs: dict[str, object] = {**fields, "max_tokens": max_tokens}
+        if isinstance(item.prompt, str):
+            inputs["text_input"] = item.prompt
+        else:
+            inputs["messages"] = json.dumps(item.prompt)
+        arrays = {name: np.array([[value]]) for name, value in inputs.items()}
+        if stop:
+            arrays["stop_words"] = np.array([list(stop)], object)
+        try:
+            return self._parser.parse(arrays)
+        except ColdError as error:
+            raise EvaluationError(f"item {item.id!r}: {error}") from error
+
+
+def _item(task: Task, name: str) -> Item:
+    return next(item for item in task.items if item.id == name)
+
+
+def _of_leaf(task: Task, item: Item, leaf: Leaf) -> Result:
+    tokens = [choice.token for choice in leaf.choices]
+    return result_of(
+        task,
+        item,
+        Answer(leaf.text, leaf.finish.value),
+        decodings={policy.name: leaf.contested(policy.alpha) for policy in leaf.policies},
+        pieces=list(leaf.pieces),
+        expert=[round(token.expert_log_prob, 3) for token in tokens],
+        base=[round(token.base_log_prob, 3) for token in tokens],
+        changed=[at for at, choice in enumerate(leaf.choices) if choice.is_changed],
+    )

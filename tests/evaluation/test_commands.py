@@ -1,0 +1,111 @@
+"""The commands on the real model: interrupted and continued, tuned and then shown elsewhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cold_eval.cli import main as cold_eval
+from cold_eval.results import read_results
+from cold_eval.tune_cli import main as cold_tune
+from tests.prompts import word_problems
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Two of word problems, one of choices."""
+    lines = [
+        json.dumps(
+            {
+                "id": f"p{number}",
+                "messages": [{"role": "user", "content": problem}],
+                "answer": equation,
+            }
+        )
+        for number, (problem, equation) in enumerate(word_problems()[:50:2])
+    ]
+    question = {"prompt": "The capital of France is", "choices": ["Paris", "Rome"], "answer": "0"}
+    contents = (lines[:21], lines[21:], [json.dumps({"id": "q", **question})])
+    for number, content in enumerate(contents):
+        (tmp_path / f"{number}.jsonl").write_text("\n".join(content))
+    first, second, third = (tmp_path / f"{number}.jsonl" for number in range(3))
+    return first, second, third
+
+
+def test_evaluate_and_tune(
+    tasks: tuple[Path, Path, Path],
+    base_model: Path,
+    adapter: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tuned = tmp_path / "tuned"
+    shutil.copytree(adapter, tuned)
+    common = ["--base-model", str(base_model), "--adapter", str(tuned), "--max-tokens", "20"]
+    common += ["--max-context", "256", "--max-sequences", "16", "--betas", "0.5", "3"]
+    dev, test, choice = tasks
+    out = tmp_path / "out"
+    run = [*common, "--out", str(out), "--task", f"test={test}:exact"]
+    run += ["--task", f"facts={choice}:choice_per_token"]
+
+    assert cold_eval(run) == 0
+    table = capsys.readouterr().out
+    assert "test: 4 items, exact" in table and "facts: 1 items, choice_per_token" in table
+    report = json.loads((out / "report.json").read_text())
+    assert report["tasks"]["facts"]["greedy"]["score"] == 1
+    assert report["tasks"]["test"]["base"]["score"] == 0
+    _, whole = read_results(out / "results.jsonl")
+
+    lines = (out / "results.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "results.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:20])
+    assert cold_eval(run) == 0
+    assert json.loads((out / "report.json").read_text()) == report
+    _, again = read_results(out / "results.jsonl")
+    # What agrees may be written in one line or in two.
+    assert {(k, r.text) for r in again for k in r.keys} == {
+        (k, r.text) for r in whole for k in r.keys
+    }
+    assert cold_eval([*run, "--seed", "1"]) == 2
+    assert "other settings (seed differ)" in capsys.readouterr().err
+
+    tuning = [*common, "--out", str(tmp_path / "tuning"), "--task", f"dev={dev}:exact"]
+    assert cold_tune(tuning) == 0
+    assert "do not use CoLD here" in capsys.readouterr().out
+    written = json.loads((tuned / "cold.json").read_text())
+    assert written["decoding"] == "greedy"
+    assert len(written["tuning"]["items"]) == 21
+    decode = [*common, "--decoding", "tuned", "--out", str(tmp_path / "shown")]
+    assert cold_eval([*decode, "--task", f"dev={dev}:exact"]) == 2
+    assert "tuned on 21 of these 21 items" in capsys.readouterr().err
+    assert cold_eval([*decode, "--task", f"test={test}:exact"]) == 0
+    shown = json.loads((tmp_path / "shown/report.json").read_text())["tasks"]["test"]
+    assert (
+        shown["tuned"]["score"]
+        == shown["greedy"]["score"]
+        == report["tasks"]["test"]["greedy"]["score"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "x"], "task: must be NAME=FILE:SCORER, got 'x'"),
+        (["--task", "a=none.jsonl:exact"], "none.jsonl: "),
+        (["--task", "a={task}:exact", "--task", "a={task}:exact"], "task: two have the same name"),
+        (["--task", "a={task}:exact"], "--base-model and --adapter are needed, or --url"),
+        (["--task", "a={task}:exact", "--url", "grpc://127.0.0.1:9"], "url: "),
+    ],
+)
+def test_bad_usage_is_told_in_a_line(
+    arguments: list[str],
+    message: str,
+    tasks: tuple[Path, Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    filled = [argument.format(task=tasks[0]) for argument in arguments]
+    assert cold_eval(["--out", str(tmp_path / "out"), *filled]) == 2
+    assert message in capsys.readouterr().err

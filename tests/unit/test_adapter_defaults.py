@@ -1,0 +1,80 @@
+"""An adapter's cold.json: read strictly, overridden field by field."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cold_backend.adapter_defaults import AdapterDefaults, DefaultsCatalogue, read_defaults
+from cold_backend.config import Settings
+from cold_backend.errors import ConfigError, InvalidRequestError
+from cold_backend.request import RequestParser
+from cold_backend.tokenizer import Tokenizer
+from cold_kernels import Mode
+
+
+def write(folder: Path, content: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    text = content if isinstance(content, str) else json.dumps(content)
+    (folder / "cold.json").write_text(text)
+    return folder
+
+
+def test_without_a_file_the_defaults_are_the_servers(tmp_path: Path) -> None:
+    assert read_defaults(tmp_path) == AdapterDefaults("cold", 0.1, 0.5)
+    assert read_defaults(write(tmp_path / "a", {"beta": 2})) == AdapterDefaults("cold", 0.1, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "Expecting"),
+        ([], "must be a JSON object"),
+        ({"gamma": 1}, "gamma: unknown key; known are decoding, alpha, beta, tuning"),
+        ({"decoding": "base"}, "decoding: must be one of cold, greedy, got 'base'"),
+        ({"decoding": ["cold"]}, "decoding: must be one of"),
+        ({"alpha": 0}, r"alpha: must be in \(0, 1\], got 0"),
+        ({"alpha": 1.5}, "alpha: must be in"),
+        ({"alpha": "0.1"}, "alpha: must be a finite number, got '0.1'"),
+        ({"beta": -1}, "beta: must be a finite number of at least 0, got -1"),
+        ({"beta": True}, "beta: must be a finite number, got True"),
+        ('{"beta": NaN}', "beta: must be a finite number, got nan"),
+        ({"beta": None}, "beta: must be a finite number, got None"),
+    ],
+)
+def test_a_malformed_file_is_named_with_its_key(
+    content: object, message: str, tmp_path: Path
+) -> None:
+    folder = write(tmp_path / "a", content)
+    with pytest.raises(ConfigError, match=f"a/cold.json: {message}"):
+        read_defaults(folder)
+    with pytest.raises(ConfigError, match=r"a/cold\.json"):
+        DefaultsCatalogue(Settings(base_model="m", adapters={"a": str(folder)}))
+    catalogue = DefaultsCatalogue(Settings(base_model="m", adapters_dir=str(tmp_path)))
+    with pytest.raises(InvalidRequestError, match=f"lora_name: .*a/cold.json: {message}"):
+        catalogue.find("a")
+
+
+def test_requests_override_field_by_field(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    tuned = write(tmp_path / "tuned", {"decoding": "greedy", "alpha": 0.3, "beta": 0.25})
+    folder = tmp_path / "folder"
+    write(folder, {}) and write(folder / "other", {"beta": 2})
+    settings = Settings(
+        base_model="m", adapters={"tuned": str(tuned)}, adapters_dir=str(folder), max_context=99
+    )
+    parser = RequestParser(settings, tokenizer, DefaultsCatalogue(settings).find)
+
+    def parsed(**fields: object) -> tuple[Mode, float, float]:
+        inputs = {"text_input": "Hello", **fields}
+        sampling = parser.parse({n: np.array([[v]]) for n, v in inputs.items()}).sampling
+        return sampling.mode, round(sampling.alpha, 6), round(sampling.beta, 6)
+
+    assert parsed() == (Mode.EXPERT, 0.3, 0.25)
+    assert parsed(decoding="cold") == (Mode.COLD, 0.3, 0.25)
+    assert parsed(decoding="cold", beta=1.0) == (Mode.COLD, 0.3, 1.0)
+    assert parsed(lora_name="other") == (Mode.COLD, 0.1, 2.0)
+    write(folder / "other", {"alpha": 0.7})
+    assert parsed(lora_name="other") == (Mode.COLD, 0.7, 0.5)
