@@ -28,12 +28,12 @@ from study import items, rules
 from study.tree import Counts, Pair, decode
 
 BASE_MODEL = Path("~/.cache/cold-server/SmolLM2-135M-Instruct")
-MAX_TOKENS = {"chain": 60, "equation": 40}
+MAX_TOKENS = {"chain": 60, "commonsense": 12, "equation": 40}
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 def is_right(task: str, text: str, item: items.Item) -> bool:
-    if task == "equation":
+    if task != "chain":
         return text.split() == item["answer"].split()
     numbers = NUMBER.findall(text)
     return bool(numbers) and abs(value(numbers[-1]) - value(item["answer"])) < 1e-3
@@ -54,6 +54,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--scale", type=float, default=1.0, help="factor on the adapter's weights")
     add("--data", type=Path, default=Path("study/work/data"))
     add("--out", type=Path, default=Path("study/results"))
+    add("--texts", type=Path, default=Path("study/work/texts"), help="folder for the answers")
     add("--items", type=int, default=10**9, help="at most so many")
     add("--batch", type=int, default=20, help="items decoded together")
     add("--threads", type=int, default=1)
@@ -97,7 +98,6 @@ def new_record(args: argparse.Namespace, names: list[str]) -> dict[str, Any]:
         "right": dict.fromkeys(names, ""),
         "greedy_steps": 0,
         "contested_steps": 0,
-        "texts": {name: [] for name in names},
     }
 
 
@@ -113,17 +113,18 @@ def run(args: argparse.Namespace) -> None:
     pair = Pair(args.base_model.expanduser(), args.adapter, args.scale, args.bf16)
     while done < len(todo):
         started = time.monotonic()
-        part, counts = todo[done : done + args.batch], Counts()
+        part, counts, texts = todo[done : done + args.batch], Counts(), []
         ids = [pair.tokenizer(x["prompt"], add_special_tokens=False).input_ids for x in part]
         answers = decode(pair, ids, chosen, MAX_TOKENS[args.task], counts)
         for item, answer in zip(part, answers, strict=True):
             for name in chosen:
                 text = pair.tokenizer.decode(answer[name])
                 record["right"][name] += "01"[is_right(args.task, text, item)]
-                record["texts"][name].append(text)
+                texts.append({"id": item["id"], "rule": name, "text": text})
         record["greedy_steps"] += counts.steps
         record["contested_steps"] += counts.contested
         done += len(part)
+        append(args.texts / path.with_suffix(".jsonl").name, texts)
         save(path, record)
         rate = (time.monotonic() - started) / len(part)
         left = rate * (len(todo) - done) / 60
@@ -135,10 +136,16 @@ def run(args: argparse.Namespace) -> None:
     show(record)
 
 
+def append(path: Path, texts: list[dict[str, str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(text, ensure_ascii=False) + "\n" for text in texts)
+
+
 def save(path: Path, record: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    part.write_text(json.dumps(record, indent=0) + "\n", encoding="utf-8")
     os.replace(part, path)
 
 

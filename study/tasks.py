@@ -9,11 +9,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from study import items, word_problems
+from study import commonsense, items, word_problems
 
 WORD_PROBLEMS = Path("examples/data/word_problems")
 TASKS = {
     "chain": lambda: word_problems.chains(WORD_PROBLEMS),
+    "commonsense": commonsense.splits,
     "equation": lambda: word_problems.equations(WORD_PROBLEMS),
 }
 
