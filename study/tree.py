@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from finetuning.model import load_adapter, load_base, pad_left
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -79,8 +80,8 @@ class Pair:
         copy, _ = load_base(base)
         tuned = load_adapter(copy, adapter)
         for module in tuned.modules():
-            if hasattr(module, "scaling"):
-                module.scaling = {name: value * scale for name, value in module.scaling.items()}
+            if isinstance(module, LoraLayer):
+                module.set_scale("default", scale)
         self.expert = Network(tuned.merge_and_unload().to(dtype))
         self._answer = tuple(self.tokenizer(" answer is", add_special_tokens=False).input_ids)
 
