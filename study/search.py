@@ -34,7 +34,7 @@ NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 def is_right(task: str, text: str, item: items.Item) -> bool:
     if task != "chain":
-        return text.split() == item["answer"].split()
+        return text.split() == str(item["answer"]).split()
     numbers = NUMBER.findall(text)
     return bool(numbers) and abs(value(numbers[-1]) - value(item["answer"])) < 1e-3
 
@@ -83,7 +83,8 @@ def record_path(args: argparse.Namespace) -> Path:
     adapter = f"{args.adapter.parent.name}-{int(args.adapter.name):04}"
     scale = "" if args.scale == 1.0 else f"-x{args.scale:g}"
     kind = args.rules if args.rules in ("grid", "every") else "chosen"
-    return args.out / f"{adapter}{scale}-{args.task}-{args.split}-{kind}.json"
+    folder: Path = args.out
+    return folder / f"{adapter}{scale}-{args.task}-{args.split}-{kind}.json"
 
 
 def new_record(args: argparse.Namespace, names: list[str]) -> dict[str, Any]:

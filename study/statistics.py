@@ -53,8 +53,8 @@ def compare(right: str, reference: str) -> Comparison:
 def mcnemar(won: int, lost: int) -> float:
     """Whether as many are won as lost by chance: two-sided binomial test."""
     changed = won + lost
-    tail = sum(math.comb(changed, k) for k in range(min(won, lost) + 1))
-    return min(1.0, 2 * tail / 2**changed)
+    tail: int = sum(math.comb(changed, k) for k in range(min(won, lost) + 1))
+    return min(1.0, math.ldexp(tail, 1 - changed))
 
 
 def interval(won: int, lost: int, count: int) -> tuple[float, float]:

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from study import commonsense, items, word_problems
 
 WORD_PROBLEMS = Path("examples/data/word_problems")
-TASKS = {
+TRAINED = ("train", "held_out")  # held_out is for the loss during training
+TASKS: dict[str, Callable[[], dict[str, list[items.Item]]]] = {
     "chain": lambda: word_problems.chains(WORD_PROBLEMS),
     "commonsense": commonsense.splits,
     "equation": lambda: word_problems.equations(WORD_PROBLEMS),
 }
+
+
+def without_completion(item: items.Item) -> items.Item:
+    return {key: value for key, value in item.items() if key != "completion"}
 
 
 def main() -> int:
@@ -31,7 +37,8 @@ def main() -> int:
             print(f"error: {error}", file=sys.stderr)
             return 1
         for name, part in splits.items():
-            items.write(args.out / task / f"{name}.jsonl", part)
+            asked = part if name in TRAINED else [without_completion(item) for item in part]
+            items.write(args.out / task / f"{name}.jsonl", asked)
         sizes = ", ".join(f"{name} {len(part)}" for name, part in splits.items())
         print(f"{task}: {sizes}")
     return 0

@@ -22,7 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 from finetuning import checkpoint
-from finetuning.model import ModelError, add_adapter, example_of, load_base
+from finetuning.model import Example, ModelError, add_adapter, example_of, load_base
 from finetuning.training import Run, Settings, train
 
 from study import items
@@ -62,7 +62,7 @@ def make_run(args: argparse.Namespace, directory: Path) -> Run:
     base, tokenizer = load_base(args.base_model.expanduser())
     source = args.data / args.task
 
-    def examples(name: str) -> list[items.Item]:
+    def examples(name: str) -> list[Example]:
         read = items.read(source / f"{name}.jsonl")
         return [example_of(tokenizer, item["prompt"], item["completion"]) for item in read]
 
@@ -82,7 +82,7 @@ def make_run(args: argparse.Namespace, directory: Path) -> Run:
         model=add_adapter(base, args.rank, args.lora_alpha),
         pad_id=tokenizer.pad_token_id,
         train=examples("train"),
-        tests={"dev": examples("dev")[: args.loss_items]},
+        tests={"held_out": examples("held_out")[: args.loss_items]},
         checkpoint_path=directory / checkpoint.FILE_NAME,
         save_every=args.save_every,
         evaluate_every=args.evaluate_every,
@@ -101,7 +101,7 @@ def write_metrics(run: Run, directory: Path) -> None:
         "settings": asdict(run.settings),
         "threads": torch.get_num_threads(),
         "seconds": round(run.seconds),
-        "dev_loss": run.test_loss,
+        "held_out_loss": run.test_loss,
         "train_loss": [round(loss, 5) for loss in run.train_loss],
     }
     (directory / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")

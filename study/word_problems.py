@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Callable
 from pathlib import Path
 
-from equations.data import INSTRUCTION as EQUATION_INSTRUCTION
-from equations.data import Problem, apply_operator, normalise, parse_row
+from equations.data import INSTRUCTION, Problem, apply_operator, normalise, parse_row
 
 from study.items import Item, shuffled, split_by_group
 
@@ -29,7 +29,7 @@ def equations(directory: Path) -> dict[str, list[Item]]:
     return splits(directory, equation_item)
 
 
-def splits(directory, make) -> dict[str, list[Item]]:  # type: ignore[no-untyped-def]
+def splits(directory: Path, make: Callable[[Problem], Item | None]) -> dict[str, list[Item]]:
     tested = read(directory / "dev.csv")
     taken = {normalise(problem.question) for _, problem in tested}
     others: dict[str, Problem] = {}
@@ -58,7 +58,7 @@ def read(path: Path) -> list[tuple[str, Problem]]:
 
 def equation_item(problem: Problem) -> Item:
     return {
-        "prompt": f"{EQUATION_INSTRUCTION}\nQuestion: {problem.question}\nAnswer:",
+        "prompt": f"{INSTRUCTION}\nQuestion: {problem.question}\nAnswer:",
         "completion": f" {problem.equation}",
         "answer": problem.equation,
     }
