@@ -9,7 +9,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Nothing may be fetched from a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test serve check ascend-check npu-test format bench bench-kernels load soak faults dashboard-picture clean
+.PHONY: setup demo test serve check ascend-check npu-test format bench bench-kernels load soak faults \
+	overload dashboard-picture study study-report clean
 
 setup: .venv/.installed $(BASE_MODEL)/config.json
 
@@ -68,6 +69,22 @@ npu-test:
 format: .venv/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Hours on one core. Every program goes on from where it was stopped.
+STUDY := PYTHONPATH=examples OMP_NUM_THREADS=1 $(BIN)/python -m
+STUDY_RUN := study/work/adapters/chain-SmolLM2-135M-Instruct-r16-lr0.0003-s0
+STUDY_STEPS := 8 16 30 60 120 240
+
+study: setup
+	$(STUDY) study.tasks
+	$(STUDY) study.train --task chain --snapshots $(STUDY_STEPS) $(if $(wildcard $(STUDY_RUN)/checkpoint.safetensors),--resume)
+	for step in $(STUDY_STEPS); do \
+		$(STUDY) study.search --task chain --rules every --adapter $(STUDY_RUN)/$$(printf %04d $$step) || exit; \
+	done
+	$(STUDY) study.report
+
+study-report: .venv/.installed
+	$(STUDY) study.report
 
 # vLLM, which wants versions of its own, and what makes its threads and its memory fast.
 PEERS := .venv-peers

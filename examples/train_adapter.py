@@ -18,10 +18,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-from equations import checkpoint, data, report
+from equations import data, report
 from equations.evaluation import measure
-from equations.model import ModelError, add_adapter, encode, load_adapter, load_base
-from equations.training import Run, Settings, train
+from equations.prompts import encode
+from finetuning import checkpoint
+from finetuning.model import ModelError, add_adapter, load_adapter, load_base
+from finetuning.training import Run, Settings, train
 
 HERE = Path(__file__).resolve().parent
 BASE_MODEL = Path("~/.cache/cold-server/SmolLM2-135M-Instruct")

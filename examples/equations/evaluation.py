@@ -7,9 +7,10 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from finetuning.model import pad_left
 
 from equations.data import Problem, Splits, has_right_value, is_exact, sample
-from equations.model import pad_left, prompt_ids
+from equations.prompts import prompt_ids
 
 BATCH = 25
 # The longest true equation has 40 tokens with its end.

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from finetuning.checkpoint import trainable
+from finetuning.training import Run
 
-from equations.checkpoint import trainable
 from equations.data import INSTRUCTION, SPLIT_SEED, Splits
-from equations.training import Run
 
 SMOOTHING = 20
 TEST_NAMES = {"held_out": "held out of MAWPS and ASDiv-A", "svamp_dev": "SVAMP"}

@@ -12,8 +12,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from equations.data import Problem
-
 TARGET_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 IGNORED = -100
 
@@ -70,20 +68,12 @@ def load_adapter(base: Any, directory: Path) -> Any:
         raise ModelError(f"cannot load {directory}: {first_line(error)}") from error
 
 
-def prompt_ids(tokenizer: Any, problem: Problem) -> list[int]:
-    text = tokenizer.apply_chat_template(
-        problem.messages, add_generation_prompt=True, tokenize=False
+def example_of(tokenizer: Any, prompt: str, answer: str) -> Example:
+    """Token ids of both; only the answer and the end after it are trained on."""
+    return Example(
+        tokenizer(prompt, add_special_tokens=False).input_ids,
+        [*tokenizer(answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id],
     )
-    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-    return ids
-
-
-def encode(tokenizer: Any, problems: Sequence[Problem]) -> list[Example]:
-    examples = []
-    for problem in problems:
-        answer: list[int] = tokenizer(problem.equation, add_special_tokens=False).input_ids
-        examples.append(Example(prompt_ids(tokenizer, problem), [*answer, tokenizer.eos_token_id]))
-    return examples
 
 
 def pad_left(rows: Sequence[list[int]], filler: int) -> Tensor:

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from equations import checkpoint
-from equations.model import Example, answer_loss
-from equations.progress import Progress
+from finetuning import checkpoint
+from finetuning.model import Example, answer_loss
+from finetuning.progress import Progress
 
 EVALUATION_BATCH = 20
 # Batches are cut from pools of this many, sorted by length, which saves most of the padding.
@@ -24,7 +24,11 @@ POOL_BATCHES = 16
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides the course of a run; a resumed one must have the same."""
+    """Everything that decides the course of a run; a resumed one must have the same.
+
+    Without decay of the learning rate the first steps do not depend on how many follow, so such a
+    run may be resumed with more steps.
+    """
 
     rank: int
     lora_alpha: int
@@ -35,6 +39,7 @@ class Settings:
     seed: int
     bf16: bool
     data_sha256: str
+    decays: bool = True
 
 
 @dataclass
@@ -47,6 +52,7 @@ class Run:
     checkpoint_path: Path
     save_every: int
     evaluate_every: int
+    snapshots: dict[int, Path] = field(default_factory=dict)  # of the adapter, by step
     step: int = 0
     seconds: float = 0.0
     train_loss: list[float] = field(default_factory=list)
@@ -54,9 +60,11 @@ class Run:
 
 
 def learning_rate_at(step: int, settings: Settings) -> float:
-    """Linear warm-up, then half a cosine down to zero."""
+    """Linear warm-up, then constant or half a cosine down to zero."""
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
+    if not settings.decays:
+        return settings.learning_rate
     span = max(1, settings.steps - settings.warmup_steps)
     return (
         settings.learning_rate
@@ -143,8 +151,17 @@ def save_checkpoint(run: Run, optimizer: torch.optim.Optimizer) -> None:
     checkpoint.save(run.checkpoint_path, run.model, optimizer, state)
 
 
+def save_snapshot(run: Run, directory: Path) -> None:
+    """Writes the adapter as it is now, in float32."""
+    run.model.save_pretrained(directory, save_embedding_layers=False)
+    print(f"step {run.step}: adapter saved in {directory}", flush=True)
+
+
 def resume(run: Run, optimizer: torch.optim.Optimizer) -> None:
-    state = checkpoint.load(run.checkpoint_path, run.model, optimizer, asdict(run.settings))
+    settings = asdict(run.settings)
+    if not run.settings.decays:
+        del settings["steps"]
+    state = checkpoint.load(run.checkpoint_path, run.model, optimizer, settings)
     run.step, run.seconds = state["step"], state["seconds"]
     run.train_loss, run.test_loss = state["train_loss"], state["test_loss"]
     print(f"resumed at step {run.step}", flush=True)
@@ -183,6 +200,8 @@ def train(run: Run, resumed: bool) -> bool:
         last = run.step == run.settings.steps
         if last or run.step % run.evaluate_every == 0:
             evaluate(run)
+        if run.step in run.snapshots:
+            save_snapshot(run, run.snapshots[run.step])
         if last or stopping() or run.step % run.save_every == 0:
             save_checkpoint(run, optimizer)
         if stopping() and not last:

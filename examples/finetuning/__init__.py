@@ -1,0 +1,1 @@
+"""LoRA training on prompts with answers: model, loop, checkpoints, progress."""

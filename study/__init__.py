@@ -1,0 +1,1 @@
+"""When does contrast with the base help? Tasks, adapters, search and report of docs/study.md."""

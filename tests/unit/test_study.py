@@ -1,0 +1,75 @@
+"""The study's items, rules and paired test."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from equations.data import normalise
+
+from study import rules, word_problems
+from study.statistics import compare, mcnemar
+
+WORD_PROBLEMS = Path(__file__).parents[2] / "examples/data/word_problems"
+
+
+@pytest.fixture(scope="module")
+def chains() -> dict[str, list[dict[str, str]]]:
+    return word_problems.chains(WORD_PROBLEMS)
+
+
+def test_a_chain_has_one_sentence_for_each_operation() -> None:
+    sentences, value = word_problems.steps_of("* number0 + number1 2.0", (3.0, 4.5)) or ([], 0)
+    assert sentences == ["4.5 + 2 = 6.5.", "3 * 6.5 = 19.5."]
+    assert value == 19.5
+    assert word_problems.steps_of("/ number0 0.0", (3.0,)) is None
+    assert word_problems.steps_of("+ number0", (3.0,)) is None
+
+
+def test_chains_end_with_the_answer(chains: dict[str, list[dict[str, str]]]) -> None:
+    for item in chains["train"]:
+        assert item["completion"].endswith(f"The answer is {item['answer']}.")
+        assert "number" not in item["completion"]
+
+
+def test_no_question_is_in_two_splits(chains: dict[str, list[dict[str, str]]]) -> None:
+    seen: dict[str, str] = {}
+    for split, items in chains.items():
+        for item in items:
+            assert seen.setdefault(normalise(item["prompt"]), split) == split
+    assert len(chains["test"]) >= 500
+
+
+def view(expert: torch.Tensor, base: torch.Tensor) -> rules.View:
+    return rules.View.of(expert, base, torch.zeros(len(expert), dtype=torch.bool), False)
+
+
+def test_cold_is_the_published_formula() -> None:
+    generator = torch.Generator().manual_seed(0)
+    expert, base = 4 * torch.randn(2, 200, 400, generator=generator)
+    seen = view(expert, base)
+    for beta, alpha in ((0.5, 0.1), (2.0, 0.05), (-0.5, 0.3)):
+        score = (1 + beta) * expert - beta * base
+        cutoff = math.log(alpha) + expert.max(-1, keepdim=True).values
+        expected = score.masked_fill(expert < cutoff, -math.inf).argmax(-1)
+        places = rules.cold(beta, alpha)(seen)
+        assert seen.ids.gather(-1, places[:, None])[:, 0].equal(expected)
+
+
+@pytest.mark.parametrize("name", rules.every())
+def test_rules_stay_in_the_valid_set(name: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    expert, base = 4 * torch.randn(2, 50, 400, generator=generator)
+    seen = view(expert, base)
+    places = rules.every()[name](seen)
+    alpha = 0.01 if "a=0.01" in name else 0.1
+    assert seen.valid(alpha).gather(-1, places[:, None]).all()
+
+
+def test_paired_test_is_the_binomial_one() -> None:
+    assert mcnemar(0, 0) == 1.0
+    assert mcnemar(1, 9) == pytest.approx(2 * 11 / 2**10)
+    result = compare("1101", "1010")
+    assert (result.won, result.lost, result.gain) == (2, 1, 0.25)
