@@ -11,7 +11,6 @@ from cold_eval.items import Task
 from cold_eval.report import check_decodings
 from cold_eval.results import Journal, Result, missing
 
-
 _INTERVAL_S = 5
 
 
