@@ -11,6 +11,7 @@ from pathlib import Path
 from cold_backend.adapter_catalogue import check_served
 from cold_backend.config import Settings
 from cold_backend.errors import ConfigError, InvalidRequestError
+from cold_backend.fields import STRONGEST
 
 FILE = "cold.json"
 _DECODINGS = ("cold", "greedy")
@@ -89,8 +90,8 @@ def read_defaults(adapter: Path) -> AdapterDefaults:
     beta = _number(path, "beta", values.get("beta", others.beta))
     if not 0 < alpha <= 1:
         raise ConfigError(f"{path}: alpha: must be in (0, 1], got {alpha:g}")
-    if beta < 0:
-        raise ConfigError(f"{path}: beta: must be a finite number of at least 0, got {beta:g}")
+    if not 0 <= beta <= STRONGEST:
+        raise ConfigError(f"{path}: beta: must be in [0, {STRONGEST:g}], got {beta:g}")
     return AdapterDefaults(decoding, alpha, beta)
 
 

@@ -17,6 +17,9 @@ MAX_NAME_BYTES = 64
 MAX_WORDS = 64  # stop words and bad words, each
 MAX_WORD_BYTES = 256  # text that may become a stop word is compared with all of them at every token
 MAX_MESSAGES = 1024
+# Of beta and the like. Far beyond what is of use, and what float32 can still compute with: a score
+# that overflowed would have no place among the others.
+STRONGEST = 1000.0
 
 
 def read_number(

@@ -10,6 +10,7 @@ from cold_backend.adapter_defaults import AdapterDefaults, FindDefaults, no_defa
 from cold_backend.config import Settings
 from cold_backend.errors import InvalidRequestError
 from cold_backend.fields import (
+    STRONGEST,
     Inputs,
     read_flag,
     read_integer,
@@ -27,9 +28,7 @@ _MODES = {"cold": Mode.COLD, "greedy": Mode.EXPERT, "base": Mode.BASE}
 _PROMPTS = ("text_input", "messages", "input_ids")
 _INT32_MAX = 2**31 - 1
 _INFINITY = float("inf")
-# Far beyond what is of use, and what float32 can still compute with: a score that overflowed would
-# have no place among the others.
-_STRONGEST, _WEAKEST = 1000.0, 0.001
+_WEAKEST = 1 / STRONGEST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,12 +220,12 @@ def _sampling(inputs: Inputs, defaults: AdapterDefaults) -> Sampling:
     return Sampling(
         mode=_MODES[decoding],
         alpha=read_number(inputs, "alpha", defaults.alpha, 0, 1, open_low=True),
-        beta=read_number(inputs, "beta", defaults.beta, 0, _STRONGEST),
-        temperature=read_number(inputs, "temperature", 0, _WEAKEST, _STRONGEST, or_zero=True),
+        beta=read_number(inputs, "beta", defaults.beta, 0, STRONGEST),
+        temperature=read_number(inputs, "temperature", 0, _WEAKEST, STRONGEST, or_zero=True),
         top_k=read_integer(inputs, "top_k", 0, 0, _INT32_MAX),
         top_p=read_number(inputs, "top_p", 1, 0, 1, open_low=True),
         min_p=read_number(inputs, "min_p", 0, 0, 1),
-        repetition_penalty=read_number(inputs, "repetition_penalty", 1, _WEAKEST, _STRONGEST),
+        repetition_penalty=read_number(inputs, "repetition_penalty", 1, _WEAKEST, STRONGEST),
         presence_penalty=read_number(inputs, "presence_penalty", 0, -2, 2),
         frequency_penalty=read_number(inputs, "frequency_penalty", 0, -2, 2),
         seed=int(inputs["seed"].item()) if "seed" in inputs else secrets.randbits(64),
