@@ -88,7 +88,7 @@ def test_broken_adapters(tmp_path: Path) -> None:
         path / "adapter_model.safetensors",
     )
     with pytest.raises(ConfigError, match="not finite"):
-        load_adapter("mine", str(path))
+        check_fit(load_adapter("mine", str(path)), empty_model(load_config(str(base))))
     save_file(weights | {"extra": torch.ones(2)}, path / "adapter_model.safetensors")
     with pytest.raises(ConfigError, match="extra is not a LoRA matrix"):
         load_adapter("mine", str(path))

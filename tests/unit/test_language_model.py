@@ -174,6 +174,7 @@ ADAPTER_KINDS: dict[str, dict[str, Any]] = {
     "embedding": {"target_modules": ["embed_tokens", "v_proj"]},
     "regex": {"target_modules": r".*\.layers\.1\..*(q|v)_proj"},
     "first layer": {"target_modules": ["o_proj"], "layers_to_transform": [0]},
+    "wide": {"r": 40},
 }
 
 
