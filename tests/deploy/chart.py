@@ -53,7 +53,7 @@ ON: dict[str, Any] = {
     "autoscaling": {"enabled": True},
     "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
-    "networkPolicy": {"enabled": True},
+    "networkPolicy": {"enabled": True, "egress": [{"ports": [{"port": 4318}]}]},
 }
 # Every option that can be left out.
 OFF: dict[str, Any] = {

@@ -39,6 +39,7 @@ CHOICES = {"dtype": config.DTYPES, "execution": config.EXECUTIONS, "log_format":
         ({"model": {"adapters": [{"name": "a"}]}}, "/model/adapters/0"),
         ({"settings": {"max_seq": 3}}, "/settings': additional properties 'max_seq'"),
         ({"settings": {"device": "npu"}}, "/settings': additional properties 'device'"),
+        ({"settings": {"trace_url": "collector:4318"}}, "/settings/trace_url"),
         ({"settings": {"max_queue": "many"}}, "/settings/max_queue"),
         ({"settings": {"drain_timeout_s": None}}, "/settings': missing property 'drain_timeout_s'"),
         ({"resources": {"claims": []}}, "/resources"),
