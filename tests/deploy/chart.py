@@ -19,6 +19,7 @@ RELEASE = "cold"
 # Every option that adds something.
 ON: dict[str, Any] = {
     "image": {"tag": "1.2.3", "pullPolicy": "Always", "pullSecrets": ["registry"]},
+    "model": {"adaptersDirectory": "adapters"},
     "settings": {"default_adapter": "equations", "max_wait_s": 1.5, "log_prompts": True},
     "supplementalGroups": [1000],
     "env": [{"name": "ASCEND_PROCESS_LOG_PATH", "value": "/tmp/log"}],
@@ -52,7 +53,7 @@ ON: dict[str, Any] = {
     "autoscaling": {"enabled": True},
     "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
-    "networkPolicy": {"enabled": True},
+    "networkPolicy": {"enabled": True, "egress": [{"ports": [{"port": 4318}]}]},
 }
 # Every option that can be left out.
 OFF: dict[str, Any] = {

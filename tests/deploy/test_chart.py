@@ -105,7 +105,10 @@ def test_the_server_reads_its_settings(example: str, device: str, options: dict[
     assert values.pop("host") == "0.0.0.0"
     settings = settings_from(values)
     assert settings.device == device
-    for directory in (settings.base_model, *settings.adapters.values()):
+    directories = [settings.base_model, *settings.adapters.values()]
+    if options or example == "nvidia":
+        directories.append(settings.adapters_dir)
+    for directory in directories:
         assert directory.startswith(mounts["models"] + "/")
     for name, value in options.get("settings", {}).items():
         assert getattr(settings, name) == value
@@ -133,6 +136,19 @@ def test_threads_are_the_cores_that_a_pod_asks_for(cores: Any, threads: int | No
     own = render("cpu", {"resources": resources, "settings": {"threads": 3}})
     assert chart.settings(own)["threads"] == 3
     assert "threads" not in chart.settings(render("nvidia", {"resources": resources}))
+
+
+def test_threads_are_bound_or_give_up_their_core() -> None:
+    def openmp(example: str, values: dict[str, Any]) -> dict[str, str]:
+        return {
+            variable["name"]: variable["value"]
+            for variable in container(render(example, values))["env"]
+            if variable["name"].startswith("OMP_")
+        }
+
+    assert openmp("cpu", {}) == {"OMP_PROC_BIND": "false", "OMP_WAIT_POLICY": "passive"}
+    assert openmp("cpu", {"bindThreads": True}) == {"OMP_PROC_BIND": "true"}
+    assert openmp("nvidia", {}) == {}
 
 
 def test_ports_are_the_servers() -> None:

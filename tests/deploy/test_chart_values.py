@@ -39,6 +39,7 @@ CHOICES = {"dtype": config.DTYPES, "execution": config.EXECUTIONS, "log_format":
         ({"model": {"adapters": [{"name": "a"}]}}, "/model/adapters/0"),
         ({"settings": {"max_seq": 3}}, "/settings': additional properties 'max_seq'"),
         ({"settings": {"device": "npu"}}, "/settings': additional properties 'device'"),
+        ({"settings": {"trace_url": "collector:4318"}}, "/settings/trace_url"),
         ({"settings": {"max_queue": "many"}}, "/settings/max_queue"),
         ({"settings": {"drain_timeout_s": None}}, "/settings': missing property 'drain_timeout_s'"),
         ({"resources": {"claims": []}}, "/resources"),
@@ -51,6 +52,7 @@ CHOICES = {"dtype": config.DTYPES, "execution": config.EXECUTIONS, "log_format":
         # What is seen when the chart is rendered.
         ({"settings": {"default_adapter": "x"}}, "settings.default_adapter: x is not among"),
         ({"settings": {"max_step_tokens": 8}}, "settings.max_step_tokens: must be at least"),
+        ({"settings": {"max_adapters": 2}}, "settings.max_adapters: must be 0 or at least"),
         (
             {"model": {"adapters": [{"name": "a", "path": "b"}, {"name": "a", "path": "c"}]}},
             "model.adapters: two have the name a",
@@ -74,7 +76,12 @@ def test_without_values_the_error_says_what_is_needed() -> None:
 
 
 def test_the_schema_knows_the_servers_settings() -> None:
-    own = {"base_model", "adapters", "device"}  # the chart's to say, from its other values
+    own = {
+        "base_model",
+        "adapters",
+        "adapters_dir",
+        "device",
+    }  # the chart's to say, from its other values
     assert set(SETTINGS) == {field.name for field in dataclasses.fields(Settings)} - own
     assert {name: tuple(SETTINGS[name]["enum"]) for name in CHOICES} == CHOICES
 

@@ -16,6 +16,11 @@
 {{- if lt (int $settings.max_step_tokens) (int $settings.max_sequences) }}
 {{- fail (printf "settings.max_step_tokens: must be at least settings.max_sequences, %d, got %d" (int $settings.max_sequences) (int $settings.max_step_tokens)) }}
 {{- end }}
+{{- with $settings.max_adapters }}
+{{- if lt (int .) (int $settings.max_sequences) }}
+{{- fail (printf "settings.max_adapters: must be 0 or at least settings.max_sequences, %d, got %d" (int $settings.max_sequences) (int .)) }}
+{{- end }}
+{{- end }}
 {{- with .Values.autoscaling }}
 {{- if lt (int .maxReplicas) (int .minReplicas) }}
 {{- fail (printf "autoscaling.maxReplicas: must be at least autoscaling.minReplicas, %d, got %d" (int .minReplicas) (int .maxReplicas)) }}

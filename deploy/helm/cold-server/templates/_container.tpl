@@ -10,8 +10,12 @@ env:
   # Compilers and drivers keep caches there.
   - {name: HOME, value: /tmp}
   {{- if eq .Values.accelerator "cpu" }}
-  # Bound, the threads of all pods of a node would share its first cores.
+  # Bound, the threads of all pods of a node would share its first cores. Not bound, those that wait
+  # must not keep a core from those that they wait for.
   - {name: OMP_PROC_BIND, value: {{ .Values.bindThreads | quote }}}
+  {{- if not .Values.bindThreads }}
+  - {name: OMP_WAIT_POLICY, value: passive}
+  {{- end }}
   {{- end }}
   {{- with .Values.env }}
   {{- toYaml . | nindent 2 }}
