@@ -1,11 +1,13 @@
 # The server on tritonserver's own image, for CPUs and NVIDIA GPUs.
 #
 #   docker build -t cold-server .
-#   docker run --rm --shm-size=1g -p 8000-8002:8000-8002 -v "$PWD/models:/models:ro" \
+#   docker run --rm --init --shm-size=1g --stop-timeout=45 -p 8000-8002:8000-8002 \
+#       -v "$PWD/models:/models:ro" \
 #       cold-server --base-model /models/base --adapter equations=/models/equations
 #
 # Add `--gpus all` for a GPU. `--shm-size`: every model process takes its tensors' shared memory in
-# 16 MB steps, and Docker's default of 64 MB for all of them is too little.
+# 16 MB steps, and Docker's default of 64 MB for all of them is too little. `--stop-timeout`: running requests
+# get 30 s to end, where Docker's default is 10 s.
 
 # 25.10 has Python 3.12; tritonserver is on the PATH, so the `server` extra is not installed.
 FROM nvcr.io/nvidia/tritonserver:25.10-py3

@@ -9,12 +9,10 @@ missing=()
 need() { # PROGRAM PACKAGE
     command -v "$1" >/dev/null || missing+=("$2")
 }
-need nginx nginx-light
 need haproxy haproxy
 need prometheus prometheus
 need promtool prometheus
 need docker-compose docker-compose
-need openssl openssl
 need bwrap bubblewrap
 need chromium chromium
 need chromedriver chromium-driver

@@ -6,6 +6,7 @@ import hashlib
 import re
 import socket
 import ssl
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ class Proxy:
     address: str
     status: str
     ca_file: Path
+    tokens: Path
     socket: Path
+    process: subprocess.Popen[bytes]
 
     def url(self, scheme: str) -> str:
         return f"{scheme}://{self.address}"
@@ -78,7 +81,7 @@ def environment(directory: Path, servers: Mapping[str, tuple[str, str]]) -> dict
     authority.cert_pem.write_to_path(str(directory / "ca.pem"))
     certificate = authority.issue_cert("127.0.0.1")
     certificate.private_key_and_cert_chain_pem.write_to_path(str(directory / "certificate.pem"))
-    (directory / "tokens").write_text(hashlib.sha256(TOKEN.encode()).hexdigest() + "\n")
+    (directory / "tokens").write_text(digest(TOKEN))
     proxy, status = free_ports(2)
     return {
         "COLD_CERTIFICATE": str(directory / "certificate.pem"),
@@ -94,23 +97,38 @@ def environment(directory: Path, servers: Mapping[str, tuple[str, str]]) -> dict
     }
 
 
+def digest(token: str) -> str:
+    """The line for a token."""
+    return hashlib.sha256(token.encode()).hexdigest() + "\n"
+
+
 @contextmanager
 def proxy_before(directory: Path, **servers: tuple[str, str]) -> Iterator[Proxy]:
     """The proxy while it runs, from when it finds all servers ready."""
     settings = environment(directory, servers)
-    proxy = Proxy(
-        settings["COLD_PROXY"],
-        settings["COLD_PROXY_STATUS"],
-        directory / "ca.pem",
-        directory / "socket",
-    )
+    status = settings["COLD_PROXY_STATUS"]
 
     def ready() -> bool:
         with suppress(httpx.TransportError):
-            return httpx.get(f"http://{proxy.status}/healthz").is_success
+            return httpx.get(f"http://{status}/healthz").is_success
         return False
 
-    log = directory / "log"
-    with running("haproxy", "-f", CONFIGURATION, log=log, ready=ready, environment=settings):
+    command = ("haproxy", "-W", "-f", CONFIGURATION)
+    with running(*command, log=directory / "log", ready=ready, environment=settings) as process:
+        proxy = Proxy(
+            settings["COLD_PROXY"],
+            status,
+            directory / "ca.pem",
+            directory / "tokens",
+            directory / "socket",
+            process,
+        )
         wait_for(lambda: len(proxy.up()) == 2 * len(servers), "a server is not ready")
         yield proxy
+
+
+def running_sequences(metrics: str) -> int:
+    """How many requests hold a slot of the server, by its own metrics."""
+    lines = httpx.get(metrics).text.splitlines()
+    (value,) = (line.split()[-1] for line in lines if line.startswith("cold_running_sequences "))
+    return int(float(value))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import queue
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,15 @@ from tritonclient.grpc import service_pb2_grpc
 from cold_client import AccessDenied, Client, InvalidRequest, Request
 from tests.conftest import Server
 from tests.deploy.program import run, wait_for
-from tests.deploy.proxy import CONFIGURATION, TOKEN, Proxy, environment, proxy_before
+from tests.deploy.proxy import (
+    CONFIGURATION,
+    TOKEN,
+    Proxy,
+    digest,
+    environment,
+    proxy_before,
+    running_sequences,
+)
 from tests.server.test_lifecycle import LONG, answers_quickly, occupy
 
 pytestmark = [
@@ -42,13 +52,6 @@ def proxy(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     directory = tmp_path_factory.mktemp("proxy")
     with proxy_before(directory, a=(server.http, server.grpc)) as proxy:
         yield proxy
-
-
-def running_sequences(server: Server) -> int:
-    lines = httpx.get(server.metrics).text.splitlines()
-    return sum(
-        int(float(line.split()[-1])) for line in lines if line.startswith("cold_running_sequences")
-    )
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
@@ -82,7 +85,9 @@ def test_pieces_arrive_before_the_answer_has_ended(
 ) -> None:
     with proxy.client(scheme) as client, client.stream(LONG) as stream:
         assert next(stream).token_ids
-        wait_for(lambda: running_sequences(server) == 1, "it ended before its first piece came")
+        wait_for(
+            lambda: running_sequences(server.metrics) == 1, "it ended before its first piece came"
+        )
         assert next(stream).token_ids
 
 
@@ -92,6 +97,23 @@ def test_a_hang_up_frees_the_slot(scheme: str, proxy: Proxy, server: Server) -> 
         with proxy.client(scheme) as client, client.stream(LONG) as stream:
             next(stream)
         answers_quickly(server.grpc)
+
+
+def test_a_new_token_is_loaded_while_a_stream_runs(proxy: Proxy) -> None:
+    def is_accepted() -> bool:
+        with proxy.client("https", token="new") as client, suppress(AccessDenied):
+            return client.health().ready
+        return False
+
+    assert not is_accepted()
+    with proxy.client("grpcs") as client, client.stream(LONG) as stream:
+        next(stream)
+        with proxy.tokens.open("a") as tokens:
+            tokens.write(digest("new"))
+        proxy.process.send_signal(signal.SIGUSR2)
+        wait_for(is_accepted, "the new token is not accepted")
+        *_, last = stream
+    assert last.finish_reason == "length"
 
 
 def test_a_token_does_not_go_over_plain_http(proxy: Proxy) -> None:
