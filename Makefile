@@ -113,6 +113,10 @@ soak: setup
 
 faults: setup
 	$(BIN)/python load_tests/faults.py $(ADAPTERS) --report build/faults
+	$(BIN)/python load_tests/faults.py $(ADAPTERS) --report build/faults_fused --execution fused --requests 2000
+
+overload: setup
+	$(BIN)/python load_tests/overload.py $(ADAPTERS) --report build/overload
 
 dashboard-picture: setup
 	$(BIN)/python -m deploy.grafana.picture $(ADAPTERS)

@@ -121,7 +121,8 @@ class Server:
 
     def stop(self) -> list[str]:
         """Ends the server as Ctrl-C does; returns what is left of it: processes, shared memory."""
-        self.processes()
+        if self._process.poll() is None:
+            self.processes()
         self._process.send_signal(signal.SIGINT)
         self._process.wait()
         _, alive = psutil.wait_procs(self._seen, timeout=5)

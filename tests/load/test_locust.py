@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from load_tests.samples import KINDS
 from tests.conftest import ROOT, Server
 
 pytestmark = [pytest.mark.server, pytest.mark.parametrize("server", ["fused"], indirect=True)]
-OPTIONS = ("--bad-input", "0.3", "--hang-up", "0.3", "--max-tokens", "12")
+MIX = ("--bad-input", "0.3", "--hang-up", "0.3", "--give-up", "0.2", "--max-tokens", "12")
 
 
 def locust(server: Server, *options: str) -> subprocess.CompletedProcess[str]:
     urls = ("--host", server.http, "--grpc-url", server.grpc)
+    stop = ("--stop-timeout", "60")
     command = [Path(sys.executable).parent / "locust", "-f", ROOT / "load_tests/locustfile.py"]
     return subprocess.run(
-        [*command, "--headless", *urls, *OPTIONS, *options],
+        [*command, "--headless", *urls, *MIX, *stop, *options],
         capture_output=True,
         text=True,
         timeout=120,
@@ -35,9 +37,10 @@ def test_mixed_load_from_two_processes(server: Server, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "load.json").read_text())
     figures = found["figures"]
-    kinds = {kind: figures[kind] for kind in ("ok", "bad_input", "hang_up", "refused", "error")}
+    kinds = {kind: figures[kind] for kind in KINDS}
     assert sum(kinds.values()) == figures["requests"] == sum(found["requests"].values())
-    assert all(kinds[kind] for kind in ("ok", "bad_input", "hang_up")), kinds
+    assert figures["sent"] == figures["requests"]
+    assert all(kinds[kind] for kind in ("ok", "bad_input", "hang_up", "gave_up")), kinds
     assert {name.split()[0] for name in found["requests"]} == {"grpc", "sse", "generate"}
     assert figures["ttft_ms.p50"] < figures["latency_ms.p99"]
     assert [level["users"] for level in found["levels"]] == [2, 6]
@@ -53,7 +56,25 @@ def test_poisson_arrivals_and_a_threshold_that_is_crossed(server: Server) -> Non
     assert " error 0" in done.stdout
 
 
-def test_bad_options_are_refused(server: Server) -> None:
-    done = locust(server, "--levels", "many")
+def test_a_load_of_so_many_requests_with_deadlines(server: Server, tmp_path: Path) -> None:
+    limits = ("--slo", "ttft_ms:60000", "--slo", "itl_ms:1000", "--deadlines")
+    done = locust(server, "--requests", "20", "--levels", "3", *limits, "--report", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / "load.json").read_text())["figures"]
+    assert figures["sent"] == figures["requests"] == 20
+    assert len((tmp_path / "requests.jsonl").read_text().splitlines()) == 20
+    assert not figures["error"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--levels", "many"), "levels: must be numbers"),
+        (("--deadlines",), "deadlines: follow from --slo ttft_ms and itl_ms"),
+        (("--requests", "5", "--processes", "2"), "requests: are counted by one process only"),
+    ],
+)
+def test_bad_options_are_refused(server: Server, options: tuple[str, ...], message: str) -> None:
+    done = locust(server, *options)
     assert done.returncode == 1
-    assert "levels: must be numbers" in done.stderr
+    assert message in done.stderr
