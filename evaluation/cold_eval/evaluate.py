@@ -59,13 +59,17 @@ class Progress:
 
 
 def evaluate(
-    runner: Runner,
+    load: Callable[[], Runner],
     tasks: Sequence[Task],
     decodings: Sequence[Decoding],
     journal: Journal,
     say: Callable[[str], None],
 ) -> None:
     """Decodes and scores whatever the journal lacks.
+
+    Args:
+        load: makes the runner, if there is anything to do.
+        say: is told how far it is.
 
     Raises:
         EvaluationError: an item cannot be decoded.
@@ -77,7 +81,9 @@ def evaluate(
         wanted = missing(journal.done, task.name, [item.id for item in task.items], names)
         work.append((task, possible, wanted))
     total = sum(len(names) for _, _, wanted in work for names in wanted.values())
-    progress = Progress(total, say)
+    if not total:
+        return
+    runner, progress = load(), Progress(total, say)
     for task, possible, wanted in work:
         if wanted:
             for result in runner.run(task, possible, wanted):
