@@ -86,7 +86,7 @@ def _span(text: str, token: TokenContrast) -> str:
 
 
 def _row(number: int, text: str, token: TokenContrast, beta: float | None) -> str:
-    contrast = _contrast(token)
+    contrast = round(_contrast(token), 2) + 0.0  # no -0.00
     cells = [
         f"<td>{number}</td>",
         f'<td class="token"><code>{escape(_shown(text))}</code></td>',

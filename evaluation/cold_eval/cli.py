@@ -83,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
     settings = settings_of(options, tasks, decodings)
     journal = Journal(options.out / "results.jsonl", settings)
     try:
-        evaluate(_runner(options), tasks, decodings, journal, say)
+        evaluate(lambda: _runner(options), tasks, decodings, journal, say)
     finally:
         journal.close()
     reports = report_of(settings, journal.results)

@@ -8,7 +8,6 @@ from typing import Protocol
 
 from cold_eval.decodings import Decoding
 from cold_eval.items import Task
-from cold_eval.report import check_decodings
 from cold_eval.results import Journal, Result, missing
 
 _INTERVAL_S = 5
@@ -59,7 +58,7 @@ class Progress:
 
 
 def evaluate(
-    runner: Runner,
+    load: Callable[[], Runner],
     tasks: Sequence[Task],
     decodings: Sequence[Decoding],
     journal: Journal,
@@ -67,22 +66,35 @@ def evaluate(
 ) -> None:
     """Decodes and scores whatever the journal lacks.
 
+    Args:
+        load: makes the runner, if there is anything to do.
+        say: is told how far it is.
+
     Raises:
         EvaluationError: an item cannot be decoded.
     """
     work = []
     for task in tasks:
-        possible = check_decodings(decodings, choice=task.is_choice)
+        possible = _possible(task, decodings)
         names = [decoding.name for decoding in possible]
         wanted = missing(journal.done, task.name, [item.id for item in task.items], names)
         work.append((task, possible, wanted))
     total = sum(len(names) for _, _, wanted in work for names in wanted.values())
-    progress = Progress(total, say)
+    if not total:
+        return
+    runner, progress = load(), Progress(total, say)
     for task, possible, wanted in work:
         if wanted:
             for result in runner.run(task, possible, wanted):
                 journal.add(result)
                 progress.advance(len(result.decodings), task.name)
+
+
+def _possible(task: Task, decodings: Sequence[Decoding]) -> list[Decoding]:
+    """Those that a task can be decoded with: choices are scored, not generated."""
+    if not task.is_choice:
+        return [*decodings]
+    return [d for d in decodings if d.kind != "beam" and d.samples == 1]
 
 
 def _duration(seconds: float) -> str:

@@ -123,10 +123,7 @@ class InProcess:
         # The longest first, so that none is alone at the end.
         walks.sort(key=lambda walk: -walk.sequence.pending if walk.sequence else 0)
         walker: Walker[AnyWalk] = Walker(
-            self.model,
-            self._settings.adapter_names,
-            self._settings.max_sequences,
-            self._settings.max_step_tokens,
+            self.model, self._settings.max_sequences, self._settings.max_step_tokens
         )
         return walker.run(walks)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from cold_eval.decodings import GREEDY, Decoding
+from cold_eval.decodings import GREEDY
 from cold_eval.results import Result
 from cold_eval.statistics import Summary, summaries
 
@@ -143,10 +143,3 @@ def table_of(report: TaskReport) -> Table:
             *report.texts(name),
         )
     return table
-
-
-def check_decodings(decodings: Sequence[Decoding], *, choice: bool) -> list[Decoding]:
-    """Those that a task can be decoded with: choices are scored, not generated."""
-    if not choice:
-        return [*decodings]
-    return [d for d in decodings if d.kind != "beam" and d.samples == 1]

@@ -50,7 +50,7 @@ def _run(options: argparse.Namespace) -> int:
     settings = settings_of(options, tasks, decodings)
     journal = Journal(options.out / "tuning.jsonl", settings)
     try:
-        evaluate(in_process(options), tasks, decodings, journal, say)
+        evaluate(lambda: in_process(options), tasks, decodings, journal, say)
     finally:
         journal.close()
     verdict = tune(points, scores_of(journal.results, tasks, decodings), options.seed)

@@ -11,11 +11,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
-from cold_backend.adapter_slots import AdapterSlots
 from cold_backend.errors import ColdError
 from cold_backend.language_model import LanguageModel
 from cold_backend.request import GenerationRequest
-from cold_backend.scheduler import Scheduler, build_step
+from cold_backend.scheduler import Chunk, build_step
 from cold_backend.sequence import FinishReason, Piece, Sequence, Token
 from cold_backend.tokenizer import Tokenizer
 from cold_eval.policies import View, views
@@ -35,8 +34,11 @@ class Walk(Protocol):
         ...
 
     def see(self, view: View) -> None:
-        """Takes what the step shows. Mutates: `sequence`, which may become another one, whose
-        `fed` says how much of the slot it shares."""
+        """Takes what the step shows.
+
+        Mutates: `sequence`, which may become another one, whose `fed` says how much of the slot it
+        shares.
+        """
         ...
 
 
@@ -47,54 +49,56 @@ class Walker(Generic[AnyWalk]):
     """Runs walks, as many at once as the model has slots.
 
     Args:
-        model: reads expert and base, in this order; its adapters are `adapters`.
-        adapters: names by index.
+        model: reads expert and base, in this order; its only adapter is that of all walks.
         slots: of the model.
-        step_tokens: tokens of one step.
+        step_tokens: tokens of one step, at least as many as slots.
     """
 
-    def __init__(
-        self, model: LanguageModel, adapters: tuple[str, ...], slots: int, step_tokens: int
-    ) -> None:
+    def __init__(self, model: LanguageModel, slots: int, step_tokens: int) -> None:
         self._model = model
-        self._scheduler = Scheduler(slots, step_tokens, AdapterSlots(adapters))
+        self._free = list(range(slots))
+        self._step_tokens = step_tokens
 
     def run(self, walks: Iterable[AnyWalk]) -> Iterator[AnyWalk]:
         """Yields each walk when it has ended."""
-        waiting = deque(walks)
+        waiting = deque(walk for walk in walks if walk.sequence is not None)
         running: dict[int, AnyWalk] = {}  # by slot
         while waiting or running:
-            while waiting and self._scheduler.has_room:
-                walk = waiting.popleft()
-                if walk.sequence is not None:
-                    self._scheduler.admit(walk.sequence)
-                    running[walk.sequence.slot] = walk
-            for slot in self._step(running):
+            while waiting and self._free:
+                slot = self._free.pop()
+                running[slot] = waiting.popleft()
+            ended = self._step(running)
+            self._free += ended
+            for slot in ended:
                 yield running.pop(slot)
 
     def _step(self, running: dict[int, AnyWalk]) -> list[int]:
         """One step of all; returns the slots of the walks that have ended."""
-        chunks = self._scheduler.plan()
+        chunks = self._plan(running)
         emitting = [chunk.sequence for chunk in chunks if chunk.emits]
         step = build_step(chunks, [])
         expert, base = self._model.forward(step.tokens, step.rows)
         for chunk in chunks:
             chunk.sequence.fed += chunk.length
         alpha = min(walk.alpha for walk in running.values())
-        ended = []
         for sequence, view in zip(emitting, views(expert, base, alpha), strict=True):
-            walk, slot = running[sequence.slot], sequence.slot
-            walk.see(view)
-            if walk.sequence is None:
-                self._scheduler.release(sequence)
-                ended.append(slot)
-            elif walk.sequence is not sequence:
-                self._replace(sequence, walk.sequence)
-        return ended
+            running[sequence.slot].see(view)
+        return [slot for slot, walk in running.items() if walk.sequence is None]
 
-    def _replace(self, old: Sequence, new: Sequence) -> None:
-        new.slot, new.adapter_index = old.slot, old.adapter_index
-        self._scheduler.running[self._scheduler.running.index(old)] = new
+    def _plan(self, running: dict[int, AnyWalk]) -> list[Chunk]:
+        """A token of each walk that generates, then as much of the prompts as fits."""
+        sequences = []
+        for slot, walk in running.items():
+            if walk.sequence is not None:
+                walk.sequence.slot, walk.sequence.adapter_index = slot, 0
+                sequences.append(walk.sequence)
+        chunks, room = [], self._step_tokens
+        for sequence in sorted(sequences, key=lambda s: s.pending > 1):
+            length = min(sequence.pending, room)
+            if length:
+                chunks.append(Chunk(sequence, length))
+                room -= length
+        return chunks
 
 
 class Kept:

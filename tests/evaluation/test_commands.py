@@ -11,24 +11,17 @@ import pytest
 from cold_eval.cli import main as cold_eval
 from cold_eval.results import read_results
 from cold_eval.tune_cli import main as cold_tune
-from tests.prompts import word_problems
 
 
 @pytest.fixture
 def tasks(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """Two of word problems, one of choices."""
-    lines = [
-        json.dumps(
-            {
-                "id": f"p{number}",
-                "messages": [{"role": "user", "content": problem}],
-                "answer": equation,
-            }
-        )
-        for number, (problem, equation) in enumerate(word_problems()[:50:2])
+    """Two of sums, 20 and 3 of them, and one of choices."""
+    sums = [
+        json.dumps({"id": f"s{n}", "prompt": f"{n} + {n} =", "answer": str(2 * n)})
+        for n in range(23)
     ]
     question = {"prompt": "The capital of France is", "choices": ["Paris", "Rome"], "answer": "0"}
-    contents = (lines[:21], lines[21:], [json.dumps({"id": "q", **question})])
+    contents = (sums[:20], sums[20:], [json.dumps({"id": "q", **question})])
     for number, content in enumerate(contents):
         (tmp_path / f"{number}.jsonl").write_text("\n".join(content))
     first, second, third = (tmp_path / f"{number}.jsonl" for number in range(3))
@@ -44,19 +37,18 @@ def test_evaluate_and_tune(
 ) -> None:
     tuned = tmp_path / "tuned"
     shutil.copytree(adapter, tuned)
-    common = ["--base-model", str(base_model), "--adapter", str(tuned), "--max-tokens", "20"]
+    common = ["--base-model", str(base_model), "--adapter", str(tuned), "--max-tokens", "6"]
     common += ["--max-context", "256", "--max-sequences", "16", "--betas", "0.5", "3"]
     dev, test, choice = tasks
     out = tmp_path / "out"
-    run = [*common, "--out", str(out), "--task", f"test={test}:exact"]
+    run = [*common, "--out", str(out), "--task", f"test={test}:last_number"]
     run += ["--task", f"facts={choice}:choice_per_token"]
 
     assert cold_eval(run) == 0
     table = capsys.readouterr().out
-    assert "test: 4 items, exact" in table and "facts: 1 items, choice_per_token" in table
+    assert "test: 3 items, last_number" in table and "facts: 1 items, choice_per_token" in table
     report = json.loads((out / "report.json").read_text())
     assert report["tasks"]["facts"]["greedy"]["score"] == 1
-    assert report["tasks"]["test"]["base"]["score"] == 0
     _, whole = read_results(out / "results.jsonl")
 
     lines = (out / "results.jsonl").read_bytes().splitlines(keepends=True)
@@ -71,22 +63,18 @@ def test_evaluate_and_tune(
     assert cold_eval([*run, "--seed", "1"]) == 2
     assert "other settings (seed differ)" in capsys.readouterr().err
 
-    tuning = [*common, "--out", str(tmp_path / "tuning"), "--task", f"dev={dev}:exact"]
+    tuning = [*common, "--out", str(tmp_path / "tuning"), "--task", f"dev={dev}:last_number"]
     assert cold_tune(tuning) == 0
     assert "do not use CoLD here" in capsys.readouterr().out
     written = json.loads((tuned / "cold.json").read_text())
     assert written["decoding"] == "greedy"
-    assert len(written["tuning"]["items"]) == 21
+    assert len(written["tuning"]["items"]) == 20
     decode = [*common, "--decoding", "tuned", "--out", str(tmp_path / "shown")]
-    assert cold_eval([*decode, "--task", f"dev={dev}:exact"]) == 2
-    assert "tuned on 21 of these 21 items" in capsys.readouterr().err
-    assert cold_eval([*decode, "--task", f"test={test}:exact"]) == 0
-    shown = json.loads((tmp_path / "shown/report.json").read_text())["tasks"]["test"]
-    assert (
-        shown["tuned"]["score"]
-        == shown["greedy"]["score"]
-        == report["tasks"]["test"]["greedy"]["score"]
-    )
+    assert cold_eval([*decode, "--task", f"dev={dev}:last_number"]) == 2
+    assert "tuned on 20 of these 20 items" in capsys.readouterr().err
+    assert cold_eval([*decode, "--task", f"test={test}:last_number"]) == 0
+    _, shown = read_results(tmp_path / "shown/results.jsonl")
+    assert [set(result.decodings) for result in shown] == [{"greedy", "tuned"}] * 3
 
 
 @pytest.mark.parametrize(
