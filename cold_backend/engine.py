@@ -72,7 +72,7 @@ class Engine:
                 raise ShuttingDownError
             self._admission.check(
                 waiting=len(self._waiting),
-                ahead=self._waiting.ahead_of(request.priority) + (not self._scheduler.has_room),
+                ahead=self._waiting.ahead_of(request.priority) + (not self._scheduler.free),
                 max_tokens=request.max_tokens,
                 deadline_s=request.deadline_s,
             )

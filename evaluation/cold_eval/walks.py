@@ -16,7 +16,8 @@ from cold_backend.errors import ColdError
 from cold_backend.language_model import LanguageModel
 from cold_backend.request import GenerationRequest
 from cold_backend.scheduler import Scheduler, build_step
-from cold_backend.sequence import FinishReason, Piece, Sequence, Token
+from cold_backend.sequence import FinishReason, Piece, Sequence
+from cold_backend.token import Token
 from cold_backend.tokenizer import Tokenizer
 from cold_eval.policies import View, views
 
@@ -64,7 +65,7 @@ class Walker(Generic[AnyWalk]):
         waiting = deque(walks)
         running: dict[int, AnyWalk] = {}  # by slot
         while waiting or running:
-            while waiting and self._scheduler.has_room:
+            while waiting and self._scheduler.free:
                 walk = waiting.popleft()
                 if walk.sequence is not None:
                     self._scheduler.admit(walk.sequence)
@@ -93,7 +94,7 @@ class Walker(Generic[AnyWalk]):
         return ended
 
     def _replace(self, old: Sequence, new: Sequence) -> None:
-        new.slot, new.adapter_index = old.slot, old.adapter_index
+        new.slots, new.slot, new.adapter_index = old.slots, old.slot, old.adapter_index
         self._scheduler.running[self._scheduler.running.index(old)] = new
 
 
