@@ -50,6 +50,7 @@ class Draw(enum.IntEnum):
     TOP_K = 1  # 0 is off
     SEED = 2  # 64 bits, as signed
     POSITION = 3  # index of the output token; with the seed it fixes the noise
+    OPTIONS = 4  # how many of its best tokens the row of a beam wants; 0 for other rows
 
 
 class Shape(enum.IntEnum):
@@ -65,6 +66,16 @@ class Shape(enum.IntEnum):
     FREQUENCY_PENALTY = 7
 
 
+class Copy(enum.IntEnum):
+    """Columns of `Step.copies`."""
+
+    FROM = 0  # KV-cache slot
+    TO = 1  # KV-cache slot
+    START = 2  # first token to copy; those before it are the same in both
+    END = 3  # behind the last
+    READS = 4  # Reads flags: whose slots
+
+
 class Pick(enum.IntEnum):
     """Columns of `StepResult.picks`."""
 
@@ -78,6 +89,21 @@ class LogProb(enum.IntEnum):
 
     EXPERT = 0
     BASE = 1
+
+
+class Option(enum.IntEnum):
+    """Columns of `StepResult.options`."""
+
+    ROW = 0  # emitting row
+    TOKEN = 1
+
+
+class OptionScore(enum.IntEnum):
+    """Columns of `StepResult.option_scores`: log-probabilities."""
+
+    RANKED = 0  # of the scores that the row's mode ranks by, among the tokens that it allows
+    EXPERT = 1  # the expert's own; NaN where its logits were not read
+    BASE = 2  # likewise the base's
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +147,8 @@ class Step:
         counts: [m, 3] triples (emitting row, token, times in the output) for the penalties;
             a token of the prompt alone has count 0.
         adapters: [c] what the expert has to load first, see `pack_changes`.
+        copies: [k, len(Copy)] what is copied between KV-cache slots before the forward, in any
+            order: no slot is copied from and to.
     """
 
     tokens: Int64Array
@@ -130,6 +158,7 @@ class Step:
     bans: Int64Array
     counts: Int64Array
     adapters: BytesArray
+    copies: Int32Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +168,14 @@ class StepResult:
     Attributes:
         picks: [E, len(Pick)].
         log_probs: [E, len(LogProb)] of the picked token, untouched by penalties and temperature.
+        options: [n, len(Option)] the best tokens of each row that wants some, best first.
+        option_scores: [n, len(OptionScore)] of these tokens.
     """
 
     picks: Int64Array
     log_probs: Float32Array
+    options: Int64Array
+    option_scores: Float32Array
 
 
 def reading(rows: Int32Array, reader: Reads) -> npt.NDArray[np.bool_]:

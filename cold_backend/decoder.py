@@ -118,7 +118,10 @@ class Decoder:
             self._norm_heads(queries, layer.query_norm)
             self._norm_heads(keys, layer.key_norm)
         width = self._head_width
-        slots = cache.layer(number, self._kv_heads, width, width, like=qkv)
+        by_token = self._ops.packing.values_by_token
+        slots = cache.layer(
+            number, self._kv_heads, width, width, like=qkv, values_by_token=by_token
+        )
         return self._ops.attend(qkv, self._cosine, self._sine, *slots, batch.spans, width**-0.5)
 
     def _norm_heads(self, heads: Tensor, weight: Tensor) -> None:

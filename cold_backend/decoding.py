@@ -27,6 +27,7 @@ from cold_backend.contract import (
     emitting,
     reading,
 )
+from cold_backend.options import find_options
 from cold_kernels import Ops, Selection
 from cold_kernels.reference import contrast_scores
 
@@ -130,7 +131,8 @@ def _result(selection: Selection, expert: Tensor, base: Tensor, step: Step) -> S
         (selection.token, selection.expert_token, selection.valid_count.long()), dim=1
     )
     log_probs = torch.stack((selection.expert_log_prob, selection.base_log_prob), dim=1)
-    result = StepResult(picks.cpu().numpy(), log_probs.cpu().numpy())
+    options, option_scores = find_options(step, expert, base)
+    result = StepResult(picks.cpu().numpy(), log_probs.cpu().numpy(), options, option_scores)
     _add_unread_log_probs(result, expert, base, step)
     return result
 

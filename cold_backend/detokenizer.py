@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 _INCOMPLETE = "\ufffd"  # what a decoder shows for bytes that are no character (yet)
@@ -28,6 +29,12 @@ class Detokenizer:
         self._settled = len(self._window)  # tokens of the window whose text is out in full
         self._released = len(decode(self._window).rstrip(_INCOMPLETE))  # characters out
 
+    def fork(self) -> Detokenizer:
+        """Another that has seen the same and goes on by itself."""
+        fork = copy.copy(self)
+        fork._window = [*self._window]
+        return fork
+
     def push(self, token: int) -> str:
         """Adds a token; returns the text that is now certain, maybe none."""
         self._window.append(token)
@@ -53,6 +60,10 @@ class StopWords:
     def __init__(self, words: Sequence[str]) -> None:
         self._words = tuple(words)
         self._held = ""
+
+    def fork(self) -> StopWords:
+        """Another that has seen the same and goes on by itself."""
+        return copy.copy(self)
 
     def push(self, piece: str) -> tuple[str, bool]:
         """Adds text; returns what is safe to show and whether a stop word has come.

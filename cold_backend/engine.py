@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 
 from cold_backend.admission import Admission
-from cold_backend.contract import LogProb, Pick, Step, StepResult
+from cold_backend.beam import BeamSearch
+from cold_backend.contract import Step, StepResult
 from cold_backend.errors import (
     ColdError,
     DeadlineError,
@@ -17,8 +18,9 @@ from cold_backend.errors import (
     StepError,
 )
 from cold_backend.scheduler import Chunk, Scheduler, build_step
-from cold_backend.sequence import FinishReason, Sequence, Token
+from cold_backend.sequence import FinishReason, Sequence
 from cold_backend.telemetry import Load, Telemetry
+from cold_backend.token import Continuation, Token, continuations, picked_tokens
 from cold_backend.waiting import WaitingQueue
 
 _log = logging.getLogger(__name__)
@@ -70,7 +72,7 @@ class Engine:
                 raise ShuttingDownError
             self._admission.check(
                 waiting=len(self._waiting),
-                ahead=self._waiting.ahead_of(request.priority) + (not self._scheduler.has_room),
+                ahead=self._waiting.ahead_of(request.priority) + (not self._scheduler.free),
                 max_tokens=request.max_tokens,
                 deadline_s=request.deadline_s,
             )
@@ -102,7 +104,7 @@ class Engine:
         return Load(
             running=len(running),
             waiting=len(self._waiting),
-            cached_tokens=sum(s.fed for s in running),
+            cached_tokens=sum(row.fed for s in running for row in s.rows),
             adapters=len(self._scheduler.adapters),
         )
 
@@ -125,9 +127,12 @@ class Engine:
 
     def _admit(self) -> None:
         with self._changed:
-            while self._waiting and self._scheduler.has_room:
+            while self._waiting and self._scheduler.free:
                 now_s = time.monotonic()
-                sequence = self._waiting.take(now_s)
+                sequence = self._waiting.next(now_s)
+                if sequence.width > self._scheduler.free:
+                    return  # narrower ones that came in between would keep it waiting for ever
+                self._waiting.take(sequence)
                 sequence.admitted_s = now_s
                 self._scheduler.admit(sequence)
                 self._waiting.charge(sequence.request.adapter, len(sequence.request.prompt))
@@ -153,29 +158,47 @@ class Engine:
             _log.exception("a decoding step failed")
             self._scheduler.adapters.reload()
             for chunk in chunks:
-                if chunk.sequence.slot >= 0:
-                    self._fail(chunk.sequence, StepError("the decoding step failed"))
+                if chunk.sequence.owner.slot >= 0:
+                    self._fail(chunk.sequence.owner, StepError("the decoding step failed"))
 
     def _deliver(self, chunks: list[Chunk], result: StepResult, now_s: float) -> None:
         emitting = [chunk.sequence for chunk in chunks if chunk.emits]
         for chunk in chunks:
             chunk.sequence.fed += chunk.length
-        picks, log_probs = result.picks.tolist(), result.log_probs.tolist()
-        for sequence, pick, log_prob in zip(emitting, picks, log_probs, strict=True):
-            if pick[Pick.TOKEN] < 0:
-                self._fail(sequence, StepError("the model's logits were not finite"))
-                continue
-            token = Token(
-                id=pick[Pick.TOKEN],
-                expert_log_prob=log_prob[LogProb.EXPERT],
-                base_log_prob=log_prob[LogProb.BASE],
-                expert_token=pick[Pick.EXPERT_TOKEN],
-                valid_count=pick[Pick.VALID_COUNT],
-            )
-            reason = sequence.accept(token, now_s)
-            self._waiting.charge(sequence.request.adapter, 1)
-            self._telemetry.picked(sequence, token)
+        found = continuations(result)
+        of_beams: dict[Sequence, list[list[Continuation]]] = {}
+        for row, (sequence, token) in enumerate(zip(emitting, picked_tokens(result), strict=True)):
+            if sequence.owner.slot < 0:
+                continue  # another of its beams has failed
+            if token.id < 0:
+                self._fail(sequence.owner, StepError("the model's logits were not finite"))
+            elif sequence.owner.search:
+                of_beams.setdefault(sequence.owner, []).append(found[row])
+            else:
+                self._waiting.charge(sequence.request.adapter, 1)
+                self._send(sequence, self._accept(sequence, token, now_s))
+        for sequence, of_its_beams in of_beams.items():
+            if sequence.search:
+                self._search(sequence, sequence.search, of_its_beams, now_s)
+
+    def _search(
+        self,
+        sequence: Sequence,
+        search: BeamSearch[Sequence],
+        found: list[list[Continuation]],
+        now_s: float,
+    ) -> None:
+        self._waiting.charge(sequence.request.adapter, len(found))
+        reason = None
+        for token in sequence.advance(search, found, now_s):
+            reason = self._accept(sequence, token, now_s)
+        if reason is not None:
             self._send(sequence, reason)
+
+    def _accept(self, sequence: Sequence, token: Token, now_s: float) -> FinishReason | None:
+        reason = sequence.accept(token, now_s)
+        self._telemetry.picked(sequence, token)
+        return reason
 
     def _send(self, sequence: Sequence, reason: FinishReason | None) -> None:
         if reason is not None:

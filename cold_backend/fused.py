@@ -26,5 +26,6 @@ class FusedExecution:
         Mutates: the KV cache. Logits stay on the device; what was picked leaves it.
         """
         self._model.load_adapters(step.adapters)
+        self._model.copy_slots(step.copies)
         expert, base = self._model.forward(step.tokens, step.rows)
         return decode(self._ops, step, expert, base)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
+
+from cold_kernels.packing import PLAIN
+
+_TOGETHER = 16  # tokens that can be copied whatever the order is
 
 
 def padded(context: int) -> int:
     """Tokens that a slot of so many has room for: kernels want a multiple of 16."""
-    return -(-context // 16) * 16
+    return -(-context // _TOGETHER) * _TOGETHER
 
 
 class KVCache:
@@ -25,6 +31,7 @@ class KVCache:
         self.slots = slots
         self.context = padded(context)
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._by_token: list[Tensor] = []  # views [slots, n, context, W] of all keys and values
 
     @property
     def bytes(self) -> int:
@@ -32,17 +39,26 @@ class KVCache:
         return sum(k.nbytes + v.nbytes for k, v in self._layers.values())
 
     def layer(
-        self, number: int, heads: int, key_width: int, value_width: int, *, like: Tensor
+        self,
+        number: int,
+        heads: int,
+        key_width: int,
+        value_width: int,
+        *,
+        like: Tensor,
+        values_by_token: Callable[[Tensor], Tensor] = PLAIN.values_by_token,
     ) -> tuple[Tensor, Tensor]:
         """A layer's keys and values, [slots, heads, context, width] each.
+
+        Args:
+            values_by_token: how the values are laid out, see `cold_kernels.packing.Packing`.
 
         Mutates: takes the memory at the first call, of the type and on the device of `like`.
         """
         if number not in self._layers:
-            self._layers[number] = (
-                self._room(heads, key_width, like),
-                self._room(heads, value_width, like),
-            )
+            keys, values = self._room(heads, key_width, like), self._room(heads, value_width, like)
+            self._layers[number] = keys, values
+            self._by_token += (keys, values_by_token(values))
         return self._layers[number]
 
     def append(
@@ -59,6 +75,17 @@ class KVCache:
         slot_keys[:, start:] = keys
         slot_values[:, start:] = values
         return slot_keys, slot_values
+
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        """Copies tokens from start up to end, exclusive, from one slot to another.
+
+        Those before start must be the same in both.
+
+        Mutates: the target.
+        """
+        tokens = slice(start // _TOGETHER * _TOGETHER, padded(end))
+        for part in self._by_token:
+            part[target, :, tokens] = part[source, :, tokens]
 
     def _room(self, heads: int, width: int, like: Tensor) -> Tensor:
         """Written to, so that the memory is really there."""

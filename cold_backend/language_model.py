@@ -18,6 +18,7 @@ from cold_backend.adapter_loader import AdapterLoader
 from cold_backend.adapters import Adapter
 from cold_backend.batch import Batch
 from cold_backend.contract import (
+    Copy,
     Int32Array,
     Int64Array,
     Reads,
@@ -107,6 +108,18 @@ class LanguageModel:
                 self._broken.add(change.index)
             else:
                 self._broken.discard(change.index)
+
+    @torch.inference_mode()
+    def copy_slots(self, copies: Int32Array) -> None:
+        """Copies what `Step.copies` names, for the readers that this model runs.
+
+        Mutates: the KV cache.
+        """
+        for place, reader in enumerate(self._readers):
+            shift = place * self._slots
+            for copy in copies[(copies[:, Copy.READS] & reader) != 0].tolist():
+                source, target = copy[Copy.FROM] + shift, copy[Copy.TO] + shift
+                self.cache.copy(source, target, copy[Copy.START], copy[Copy.END])
 
     @torch.inference_mode()
     def forward(self, tokens: Int64Array, rows: Int32Array) -> tuple[Tensor, ...]:

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cold_backend.request import GenerationRequest
-from cold_backend.sequence import Piece, Token
+from cold_backend.sequence import Piece
+from cold_backend.token import Token
 from cold_backend.tokenizer import Tokenizer
 
 Arrays = dict[str, npt.NDArray[Any]]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from cold_backend.adapter_catalogue import check_served
 from cold_backend.adapter_defaults import AdapterDefaults, FindDefaults, no_defaults
+from cold_backend.beam import BeamSettings
+from cold_backend.beam_fields import read_beam
 from cold_backend.config import Settings
 from cold_backend.errors import InvalidRequestError
 from cold_backend.fields import (
@@ -24,7 +26,13 @@ from cold_backend.tokenizer import Tokenizer
 from cold_kernels import Mode
 
 DEFAULT_MAX_TOKENS = 256
-_MODES = {"cold": Mode.COLD, "greedy": Mode.EXPERT, "base": Mode.BASE}
+_MODES = {
+    "cold": Mode.COLD,
+    "greedy": Mode.EXPERT,
+    "base": Mode.BASE,
+    "beam": Mode.EXPERT,
+    "cold_beam": Mode.COLD,
+}
 _PROMPTS = ("text_input", "messages", "input_ids")
 _INT32_MAX = 2**31 - 1
 _INFINITY = float("inf")
@@ -64,6 +72,7 @@ class GenerationRequest:
     Attributes:
         prompt: token ids.
         adapter: name, empty with `decoding` base.
+        beam: how to search with beams; None with other decodings.
         bad_words: token sequences that must not come up.
         echo: text to put before the output.
         priority: 0 is served first, 2 last.
@@ -72,7 +81,9 @@ class GenerationRequest:
 
     prompt: tuple[int, ...]
     adapter: str
+    decoding: str
     sampling: Sampling
+    beam: BeamSettings | None
     max_tokens: int
     min_tokens: int
     stop_words: tuple[str, ...]
@@ -115,7 +126,9 @@ class RequestParser:
             InvalidRequestError: a field is missing, malformed or out of range.
             UnknownAdapterError: no adapter of that name is served.
         """
-        sampling = _sampling(inputs, self._defaults_for(inputs))
+        defaults = self._defaults_for(inputs)
+        decoding = _decoding(inputs, defaults)
+        sampling = _sampling(inputs, _MODES[decoding], defaults)
         prompt = self._prompt(inputs)
         room = self._settings.max_context - len(prompt)
         default = min(DEFAULT_MAX_TOKENS, room)
@@ -128,7 +141,9 @@ class RequestParser:
         return GenerationRequest(
             prompt=tuple(prompt),
             adapter=self._adapter(inputs, sampling.mode),
+            decoding=decoding,
             sampling=sampling,
+            beam=read_beam(inputs, decoding, self._settings.max_sequences),
             max_tokens=max_tokens,
             min_tokens=read_integer(inputs, "min_tokens", 0, 0, max_tokens),
             stop_words=read_words(inputs, "stop_words"),
@@ -211,14 +226,18 @@ class RequestParser:
         return [ids for ids in dict.fromkeys(spelled) if ids]
 
 
-def _sampling(inputs: Inputs, defaults: AdapterDefaults) -> Sampling:
+def _decoding(inputs: Inputs, defaults: AdapterDefaults) -> str:
     decoding = read_name(inputs, "decoding") or defaults.decoding
     if decoding not in _MODES:
         raise InvalidRequestError(
             "decoding", f"must be one of {', '.join(_MODES)}, got {decoding!r}"
         )
+    return decoding
+
+
+def _sampling(inputs: Inputs, mode: Mode, defaults: AdapterDefaults) -> Sampling:
     return Sampling(
-        mode=_MODES[decoding],
+        mode=mode,
         alpha=read_number(inputs, "alpha", defaults.alpha, 0, 1, open_low=True),
         beta=read_number(inputs, "beta", defaults.beta, 0, STRONGEST),
         temperature=read_number(inputs, "temperature", 0, _WEAKEST, STRONGEST, or_zero=True),

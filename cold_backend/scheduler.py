@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cold_backend.adapter_slots import AdapterSlots
-from cold_backend.contract import AdapterChange, Reads, Step, pack_changes
+from cold_backend.contract import AdapterChange, Copy, Draw, Reads, Shape, Step, pack_changes
 from cold_backend.sequence import Sequence
 from cold_kernels import Mode
 
@@ -16,7 +16,7 @@ _READS = {Mode.COLD: Reads.EXPERT | Reads.BASE, Mode.EXPERT: Reads.EXPERT, Mode.
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The tokens of one sequence that a step feeds: the next `length` ones."""
+    """The tokens of one sequence, or beam, that a step feeds: the next `length` ones."""
 
     sequence: Sequence
     length: int
@@ -43,22 +43,24 @@ class Scheduler:
         self.running: list[Sequence] = []
 
     @property
-    def has_room(self) -> bool:
-        """Whether a slot is free."""
-        return bool(self._free)
+    def free(self) -> int:
+        """How many slots are free."""
+        return len(self._free)
 
     def admit(self, sequence: Sequence) -> None:
-        """Gives a sequence a slot, and its adapter an index; there must be room."""
+        """Gives a sequence its slots, and its adapter an index; so many must be free."""
         sequence.adapter_index = self.adapters.take(sequence.adapter)
-        sequence.slot = self._free.pop()
+        sequence.slots = [self._free.pop() for _ in range(sequence.width)]
+        sequence.slot = sequence.slots[0]
         self.running.append(sequence)
 
     def release(self, sequence: Sequence) -> None:
-        """Takes the slot back, and the adapter's index."""
+        """Takes the slots back, and the adapter's index."""
         self.adapters.give_back(sequence.adapter_index)
         self.running.remove(sequence)
-        self._free.append(sequence.slot)
-        sequence.slot = -1
+        self._free += sequence.slots
+        sequence.slots, sequence.slot = [], -1
+        sequence.search = None  # its beams refer to the sequence, which would keep it alive
 
     def plan(self) -> list[Chunk]:
         """The next step's chunks.
@@ -68,7 +70,8 @@ class Scheduler:
         """
         chunks = []
         budget = self._max_step_tokens
-        for sequence in sorted(self.running, key=lambda s: s.pending > 1):
+        rows = [row for sequence in self.running for row in sequence.rows]
+        for sequence in sorted(rows, key=lambda s: s.pending > 1):
             length = min(sequence.pending, budget)
             if length:
                 chunks.append(Chunk(sequence, length))
@@ -91,39 +94,52 @@ def build_step(chunks: list[Chunk], changes: list[AdapterChange]) -> Step:
         if s.request.sampling.penalises
         for token, times in s.counts.items()
     ]
+    copies = [_copy(s) for s in emitting if s.copied_from]
     return Step(
         tokens=np.array(tokens, np.int64),
         rows=np.array([_row(chunk) for chunk in chunks], np.int32),
-        draws=np.array([_draw(s) for s in emitting], np.int64).reshape(-1, 4),
-        shapes=np.array([_shape(s) for s in emitting], np.float32).reshape(-1, 8),
+        draws=np.array([_draw(s) for s in emitting], np.int64).reshape(-1, len(Draw)),
+        shapes=np.array([_shape(s) for s in emitting], np.float32).reshape(-1, len(Shape)),
         bans=np.array(bans, np.int64).reshape(-1, 2),
         counts=np.array(counts, np.int64).reshape(-1, 3),
         adapters=pack_changes(changes),
+        copies=np.array(copies, np.int32).reshape(-1, len(Copy)),
     )
 
 
 def _row(chunk: Chunk) -> tuple[int, ...]:
     """In the order of `contract.Row`."""
     sequence = chunk.sequence
-    request = sequence.request
-    reads = _READS[request.sampling.mode]
-    if request.return_contrast:
-        reads |= Reads.EXPERT | Reads.BASE
     return (
         sequence.slot,
         sequence.fed,
         chunk.length,
         sequence.adapter_index,
-        int(reads),
+        int(_reads(sequence)),
         int(chunk.emits),
     )
+
+
+def _reads(sequence: Sequence) -> Reads:
+    request = sequence.request
+    if request.return_contrast:
+        return Reads.EXPERT | Reads.BASE
+    return _READS[request.sampling.mode]
+
+
+def _copy(beam: Sequence) -> tuple[int, ...]:
+    """In the order of `contract.Copy`."""
+    source, start = beam.copied_from or (beam.slot, beam.fed)
+    return source, beam.slot, start, beam.fed, int(_reads(beam))
 
 
 def _draw(sequence: Sequence) -> tuple[int, ...]:
     """In the order of `contract.Draw`."""
     sampling = sequence.request.sampling
     seed = sampling.seed - (1 << 64) if sampling.seed >> 63 else sampling.seed
-    return int(sampling.mode), sampling.top_k, seed, sequence.output_length
+    search = sequence.owner.search
+    options = search.options if search else 0
+    return int(sampling.mode), sampling.top_k, seed, sequence.output_length, options
 
 
 def _shape(sequence: Sequence) -> tuple[float, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import enum
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -11,9 +13,11 @@ from types import MappingProxyType
 from typing import Protocol
 
 from cold_backend.adapter_catalogue import ServedAdapter
+from cold_backend.beam import BeamSearch, place
 from cold_backend.detokenizer import Detokenizer, StopWords
 from cold_backend.errors import ColdError
 from cold_backend.request import GenerationRequest
+from cold_backend.token import Continuation, Token
 from cold_backend.tokenizer import Tokenizer
 
 TraceHeaders = Mapping[str, str]  # W3C's traceparent and tracestate; empty if it is not traced
@@ -25,24 +29,6 @@ class FinishReason(enum.Enum):
     STOP = "stop"  # end of sequence, or a stop word
     LENGTH = "length"  # max_tokens
     CANCELLED = "cancelled"  # the client went away
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A picked token and what the step found out about it.
-
-    Attributes:
-        expert_log_prob: natural logarithm, NaN where the expert did not run.
-        base_log_prob: likewise for the base.
-        expert_token: the expert's own best, -1 where it did not run.
-        valid_count: size of the valid set.
-    """
-
-    id: int
-    expert_log_prob: float
-    base_log_prob: float
-    expert_token: int
-    valid_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +59,9 @@ class Sink(Protocol):
 class Sequence:
     """A request from admission to its end.
 
+    A beam is a sequence too, with a slot and tokens of its own, forked from the request's, which
+    is the one that has a search and that alone sends. Its `search` then has the beams.
+
     Args:
         request: what was asked for.
         sink: where the answer goes.
@@ -97,7 +86,12 @@ class Sequence:
         self.trace = trace
         self.accepted_s = time.monotonic()
         self.admitted_s = self.first_token_s = float("nan")
-        self.slot = -1
+        self.slots: list[int] = []  # all that it has
+        self.slot = -1  # the one that its tokens are fed to
+        self.copied_from: tuple[int, int] | None = (
+            None  # what `slot` needs: a slot, the first token
+        )
+        self._owner: Sequence | None = None  # of a beam
         self.adapter = ServedAdapter(request.adapter)
         self.adapter_index = -1  # in the models, while it has a slot
         self.fed = 0  # tokens that the KV cache holds
@@ -109,6 +103,27 @@ class Sequence:
         self._counts = Counter(dict.fromkeys(request.prompt, 0))
         self._text = request.echo  # not sent yet
         self._unsent: list[Token] = []
+        self.search: BeamSearch[Sequence] | None = None
+        if request.beam:
+            ends = 0 if request.ignore_eos else len(self._eos_ids)
+            self.search = BeamSearch(request.beam, request.max_tokens, ends, self)
+        self._prompted: set[int] = set()  # slots that hold the prompt, if there are beams
+
+    @property
+    def width(self) -> int:
+        """Slots that it needs."""
+        return self.request.beam.width if self.request.beam else 1
+
+    @property
+    def rows(self) -> list[Sequence]:
+        """What is fed in a step: the sequence itself, or its beams."""
+        search = self.search
+        return [beam.hypothesis for beam in search.running] if search else [self]
+
+    @property
+    def owner(self) -> Sequence:
+        """The request's sequence: itself, unless it is a beam."""
+        return self._owner or self
 
     @property
     def deadline_s(self) -> float:
@@ -152,7 +167,7 @@ class Sequence:
 
         Mutates: tokens and the text to be sent.
         """
-        if not self.output_length:
+        if math.isnan(self.first_token_s):
             self.first_token_s = now_s
         self.tokens.append(token.id)
         self._counts[token.id] += 1
@@ -167,6 +182,32 @@ class Sequence:
             return FinishReason.LENGTH
         return None
 
+    def advance(
+        self, search: BeamSearch[Sequence], found: list[list[Continuation]], now_s: float
+    ) -> list[Token]:
+        """Continues the beams; returns the tokens of the best hypothesis when the search is over.
+
+        Mutates: the search, and its beams' slots.
+        """
+        if math.isnan(self.first_token_s):
+            self.first_token_s = now_s
+
+        def extend(beam: Sequence, token: Token) -> tuple[Sequence, bool]:
+            fork = beam._fork()
+            return fork, fork.accept(token, now_s) is not None
+
+        self._prompted.add(self.slot)
+        if search.advance(found, extend):
+            return search.ended[0].hypothesis._unsent
+        beams = self.rows
+        for beam, slot in zip(beams, place([b.slot for b in beams], self.slots), strict=True):
+            if slot != beam.slot:
+                start = len(self.request.prompt) if slot in self._prompted else 0
+                beam.copied_from = (beam.slot, start)
+                beam.slot = slot
+                self._prompted.add(slot)
+        return []
+
     def send(self, reason: FinishReason | None) -> None:
         """Sends what is ready: always at the end, before it where text is due in a stream."""
         if reason is None and not (self.request.stream and self._text):
@@ -174,6 +215,18 @@ class Sequence:
         piece = Piece(self._text, tuple(self._unsent), reason)
         self._text, self._unsent = "", []
         self.sink.send(piece)
+
+    def _fork(self) -> Sequence:
+        """Another that has got so far and goes on by itself, in the same slot."""
+        fork = copy.copy(self)
+        fork.copied_from = fork.search = None
+        fork._owner = self.owner
+        fork.tokens = [*self.tokens]
+        fork._unsent = [*self._unsent]
+        fork._counts = Counter()  # beams have no penalties
+        fork._detokenizer = self._detokenizer.fork()
+        fork._stop_words = self._stop_words.fork()
+        return fork
 
     def _add_text(self, piece: str) -> bool:
         """Adds text to be sent; returns whether a stop word ends it."""

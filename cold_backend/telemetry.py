@@ -13,7 +13,8 @@ from cold_backend.config import Settings
 from cold_backend.contract import AdapterChange, Step
 from cold_backend.errors import ColdError, ErrorCode
 from cold_backend.metrics import Metrics
-from cold_backend.sequence import FinishReason, Sequence, Token, TraceHeaders
+from cold_backend.sequence import FinishReason, Sequence, TraceHeaders
+from cold_backend.token import Token
 from cold_backend.tracing import RequestSpans, trace_id
 from cold_kernels import Mode
 
@@ -21,7 +22,6 @@ _log = logging.getLogger(__name__)
 
 _MAX_LABELS = 100  # adapters with metrics of their own
 _OTHERS = "other adapters"
-_DECODINGS = {Mode.COLD: "cold", Mode.EXPERT: "greedy", Mode.BASE: "base"}
 
 _ID_LENGTH = 128  # characters of a client's id that the log has
 
@@ -115,7 +115,7 @@ class Telemetry:
     def ended(self, sequence: Sequence, end: FinishReason | ColdError, now_s: float) -> None:
         """A sequence got its last response."""
         failed = isinstance(end, ColdError)
-        decoding = _DECODINGS[sequence.request.sampling.mode]
+        decoding = sequence.request.decoding
         outcome = "error" if isinstance(end, ColdError) else end.value
         self.metrics.add(m.REQUESTS, self._label(sequence), decoding, outcome)
         if isinstance(end, ColdError):

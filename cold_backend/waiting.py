@@ -43,14 +43,18 @@ class WaitingQueue:
         """Takes out a sequence that is in it."""
         self._sequences.remove(sequence)
 
-    def take(self, now_s: float) -> Sequence:
-        """Takes out the next sequence; there must be one."""
-        _, self._level, _, sequence = min(
+    def next(self, now_s: float) -> Sequence:
+        """The sequence whose turn it is; there must be one."""
+        *_, sequence = min(
             (self._rank(s, now_s), self._served[s.request.adapter], number, s)
             for number, s in enumerate(self._sequences)
         )
-        self._sequences.remove(sequence)
         return sequence
+
+    def take(self, sequence: Sequence) -> None:
+        """Takes out the sequence whose turn it is, to be served."""
+        self._level = self._served[sequence.request.adapter]
+        self._sequences.remove(sequence)
 
     def charge(self, adapter: str, tokens: int) -> None:
         """Counts tokens that an adapter was served."""

@@ -18,7 +18,7 @@ PROTOCOLS = ("grpc", "sse", "generate")
 BAD_INPUTS: tuple[dict[str, Any], ...] = (
     {"alpha": 7.0},
     {"beta": -1.0},
-    {"decoding": "beam"},
+    {"beam_width": 4},
     {"max_tokens": 1_000_000},
     {"text_input": ""},
     {"top_p": 0.0},

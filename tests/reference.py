@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,17 @@ class Decoding:
     beta: float = 0.5
 
 
+@dataclass(frozen=True)
+class Beams:
+    """Settings of transformers' beam search; `early_stopping` is true, false or never."""
+
+    width: int
+    length_penalty: float
+    early_stopping: str
+    min_tokens: int = 0
+    cold: Decoding | None = None  # alpha and beta if it ranks by the contrast
+
+
 class Reference:
     """Decodes greedily; remembers what it has decoded already."""
 
@@ -32,13 +43,32 @@ class Reference:
         self._model: Any = PeftModel.from_pretrained(base, adapter).eval()
         eos = base.generation_config.eos_token_id
         self.eos = set(eos if isinstance(eos, list) else [eos])
-        self._known: dict[tuple[tuple[int, ...], Decoding, int], list[int]] = {}
+        self._known: dict[tuple[tuple[int, ...], Decoding | Beams, int], list[int]] = {}
 
     def decode(self, ids: tuple[int, ...], decoding: Decoding, count: int) -> list[int]:
         """The tokens after the prompt, an end-of-sequence token included."""
         key = (ids, decoding, count)
         if key not in self._known:
             self._known[key] = self._decode(ids, decoding, count)
+        return self._known[key]
+
+    @torch.inference_mode()
+    def search(self, ids: tuple[int, ...], beams: Beams, count: int) -> list[int]:
+        """transformers' beam search over the expert; by the contrast through a processor."""
+        key = (ids, beams, count)
+        if key not in self._known:
+            contrast = _Contrast(self._model, beams.cold, len(ids)) if beams.cold else None
+            stopping = {"true": True, "false": False}.get(beams.early_stopping, "never")
+            self._known[key] = self._model.generate(
+                input_ids=torch.tensor([ids]),
+                num_beams=beams.width,
+                do_sample=False,
+                length_penalty=beams.length_penalty,
+                early_stopping=stopping,
+                min_new_tokens=beams.min_tokens,
+                max_new_tokens=count,
+                logits_processor=LogitsProcessorList([contrast] if contrast else []),
+            )[0, len(ids) :].tolist()
         return self._known[key]
 
     @torch.inference_mode()
@@ -73,3 +103,23 @@ class Reference:
                 break
             feed = torch.tensor([[token]])
         return output
+
+
+class _Contrast(LogitsProcessor):
+    """In place of the expert's log-probabilities, those of the contrast over the valid set."""
+
+    def __init__(self, model: Any, decoding: Decoding, prompt_length: int) -> None:
+        self._model, self._decoding, self._prompt_length = model, decoding, prompt_length
+
+    def __call__(self, ids: torch.Tensor, log_probs: torch.Tensor) -> torch.Tensor:
+        with self._model.disable_adapter():
+            base = self._model(ids).logits[:, -1].log_softmax(1)
+        scores = log_probs + self._decoding.beta * (log_probs - base)
+        best = log_probs.max(dim=1, keepdim=True).values
+        scores[log_probs < best + math.log(self._decoding.alpha)] = -math.inf
+        scores = scores.log_softmax(1)
+        if ids.shape[1] == self._prompt_length:
+            # All beams are still the same; transformers tells them apart by a very low score only,
+            # which is not enough where the first has few valid tokens.
+            scores[1:] = -math.inf
+        return scores

@@ -15,11 +15,11 @@ from ._types import Piece, Request, TokenContrast
 MODEL = "cold"
 
 _DATATYPES = {
-    "BYTES": "text_input messages lora_name decoding stop_words bad_words",
+    "BYTES": "text_input messages lora_name decoding early_stopping stop_words bad_words",
     "INT64": "input_ids",
-    "FP32": "alpha beta temperature top_p min_p"
+    "FP32": "alpha beta length_penalty temperature top_p min_p"
     " repetition_penalty presence_penalty frequency_penalty deadline_s",
-    "INT32": "top_k max_tokens min_tokens priority",
+    "INT32": "beam_width top_k max_tokens min_tokens priority",
     "UINT64": "seed",
     "BOOL": "ignore_eos stream exclude_input_in_output return_log_probs return_finish_reason"
     " return_num_input_tokens return_num_output_tokens return_contrast",
@@ -168,6 +168,8 @@ def _inputs(request: Request, *, stream: bool) -> Iterator[tuple[str, list[Any],
 def _values(name: str, value: Any) -> list[Any]:
     if name == "messages":
         return [json.dumps(list(value))]
+    if name == "early_stopping" and isinstance(value, bool):
+        return [str(value).lower()]
     # One string given for a list of strings would otherwise be taken letter by letter.
     values = list(value) if name in LISTS and not isinstance(value, str) else [value]
     # JSON needs 1.0 where tritonserver expects a float, not 1.

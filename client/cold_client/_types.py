@@ -25,9 +25,12 @@ class Request:
     messages: Sequence[Mapping[str, str]] | None = None
     input_ids: Sequence[int] | None = None
     lora_name: str | None = None
-    decoding: Literal["cold", "greedy", "base"] | None = None
+    decoding: Literal["cold", "greedy", "base", "beam", "cold_beam"] | None = None
     alpha: float | None = None
     beta: float | None = None
+    beam_width: int | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | Literal["true", "false", "never"] | None = None
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None

@@ -266,7 +266,12 @@ def _add_request(command: argparse.ArgumentParser) -> None:
 
 
 def _add_generate(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--decoding", choices=("cold", "greedy", "base"))
+    command.add_argument("--decoding", choices=("cold", "greedy", "base", "beam", "cold_beam"))
+    command.add_argument("--beam-width", type=int, metavar="N", help="from 2, with beams")
+    command.add_argument(
+        "--length-penalty", type=float, metavar="N", help="above 0 prefers long answers, with beams"
+    )
+    command.add_argument("--early-stopping", choices=("true", "false", "never"), help="with beams")
     command.add_argument("--no-stream", action="store_true", help="print all text at the end")
     for name, dest, value, text in (
         ("--echo", "exclude_input_in_output", False, "print the prompt before the output"),

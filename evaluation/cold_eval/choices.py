@@ -19,7 +19,7 @@ import numpy as np
 
 from cold_backend.request import GenerationRequest
 from cold_backend.sequence import Sequence as Running
-from cold_backend.sequence import Token
+from cold_backend.token import Token
 from cold_backend.tokenizer import Tokenizer
 from cold_eval.decodings import Decoding
 from cold_eval.policies import Contrast, View

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from cold_backend.detokenizer import Detokenizer
 from cold_backend.request import GenerationRequest
-from cold_backend.sequence import FinishReason, Token
+from cold_backend.sequence import FinishReason
 from cold_backend.sequence import Sequence as Running
+from cold_backend.token import Token
 from cold_backend.tokenizer import Tokenizer
 from cold_eval.policies import Policy, View
 from cold_eval.walks import Kept, continued

@@ -15,7 +15,8 @@ from cold_backend.errors import ColdError
 from cold_backend.language_model import LanguageModel
 from cold_backend.request import GenerationRequest
 from cold_backend.scheduler import Chunk, build_step
-from cold_backend.sequence import FinishReason, Piece, Sequence, Token
+from cold_backend.sequence import FinishReason, Piece, Sequence
+from cold_backend.token import Token
 from cold_backend.tokenizer import Tokenizer
 from cold_eval.policies import View, views
 

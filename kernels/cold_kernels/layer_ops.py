@@ -91,8 +91,8 @@ class Attend(Protocol):
 
         Shape: qkv [T, (Q + 2 * G) * D], queries, keys, values; cosine, sine [C, D / 2]; keys,
             values [slots, G, C, D], C and D multiples of 16, within a slot's head in an order of
-            the implementation's own; rows [R, 3] of slot, tokens that it holds already, tokens of
-            this row. Returns [T, Q * D].
+            the implementation's own (`Packing.values_by_token`); rows [R, 3] of slot, tokens that
+            it holds already, tokens of this row. Returns [T, Q * D].
         DType: qkv, keys, values float16, bfloat16 or float32, all the same; cosine, sine float32;
             rows int32, in the CPU's memory.
         Mutates: keys, values. No two rows have the same slot.

@@ -12,7 +12,17 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from cold_backend.contract import Pick, Reads, Step, StepResult, pack_changes
+from cold_backend.contract import (
+    Copy,
+    LogProb,
+    Option,
+    OptionScore,
+    Pick,
+    Reads,
+    Step,
+    StepResult,
+    pack_changes,
+)
 from cold_backend.decoding import decode
 from cold_kernels import Mode, load_ops
 
@@ -29,17 +39,20 @@ def run(
     shape: tuple[float, ...] = (0.1, 0.5, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0),
     bans: tuple[int, ...] = (),
     counts: tuple[tuple[int, int], ...] = (),
+    options: int = 0,
+    reads: Reads = Reads.EXPERT | Reads.BASE,
 ) -> StepResult:
     step = Step(
         tokens=np.zeros(1, np.int64),
-        rows=np.array([[0, 0, 1, 0, int(Reads.EXPERT | Reads.BASE), 1]], np.int32),
-        draws=np.array([[mode, top_k, seed, 4]], np.int64),
+        rows=np.array([[0, 0, 1, 0, int(reads), 1]], np.int32),
+        draws=np.array([[mode, top_k, seed, 4, options]], np.int64),
         shapes=np.array([shape], np.float32),
         bans=np.array([(0, token) for token in bans], np.int64).reshape(-1, 2),
         counts=np.array([(0, *pair) for pair in counts], np.int64).reshape(-1, 3),
         adapters=pack_changes([]),
+        copies=np.empty((0, len(Copy)), np.int32),
     )
-    return decode(OPS, step, LOGITS, LOGITS.flip(1))
+    return decode(OPS, step, LOGITS, LOGITS.flip(1)[: int(Reads.BASE in reads)])
 
 
 def token(result: StepResult) -> int:
@@ -104,3 +117,39 @@ def test_a_seed_fixes_the_token_and_only_the_seed() -> None:
     assert first == [token(run(seed=seed, shape=warm)) for seed in range(30)]
     assert len(set(first)) > 5
     assert first == [token(run(seed=seed, shape=warm, top_k=VOCAB)) for seed in range(30)]
+
+
+def test_rows_that_are_no_beams_have_no_options() -> None:
+    result = run()
+    assert result.options.shape == (0, len(Option))
+    assert result.option_scores.shape == (0, len(OptionScore))
+
+
+def test_a_beam_ranks_by_the_experts_own_log_probabilities() -> None:
+    """Bans take tokens out and leave the others' share as it is, as transformers' processors do."""
+    own = LOGITS[0].log_softmax(0)
+    order = LOGITS[0].argsort(descending=True)
+    result = run(options=7, bans=(int(order[0]), int(order[3])), reads=Reads.EXPERT)
+    left = order[[1, 2, 4, 5, 6, 7, 8]]
+    assert result.options.tolist() == [[0, int(token)] for token in left]
+    ranked, expert, base = result.option_scores.T
+    torch.testing.assert_close(torch.from_numpy(ranked), own[left])
+    assert (ranked == expert).all()
+    assert np.isnan(base).all()
+    assert np.isnan(result.log_probs[0, LogProb.BASE])
+
+
+def test_a_contrasted_beam_ranks_within_the_valid_set() -> None:
+    best = int(LOGITS.argmax())
+    e, a = LOGITS[0].clone(), LOGITS.flip(1)[0]
+    e[best] = -torch.inf
+    valid = (e >= e.max() + np.log(0.3)).nonzero()[:, 0]
+    expected = (e + 0.5 * (e - a))[valid].log_softmax(0)
+    order = expected.argsort(descending=True)
+    result = run(mode=Mode.COLD, options=VOCAB, bans=(best,), shape=(0.3, 0.5, 0, 1, 0, 1, 0, 0))
+    assert 1 < len(valid) < 20
+    assert result.options[:, Option.TOKEN].tolist() == valid[order].tolist()
+    ranked, expert, base = torch.from_numpy(result.option_scores).T
+    torch.testing.assert_close(ranked, expected[order])
+    torch.testing.assert_close(expert, LOGITS[0].log_softmax(0)[valid[order]])
+    torch.testing.assert_close(base, a.log_softmax(0)[valid[order]])

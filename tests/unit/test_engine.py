@@ -12,7 +12,15 @@ import pytest
 from cold_backend.adapter_slots import AdapterSlots
 from cold_backend.admission import Admission
 from cold_backend.config import Settings
-from cold_backend.contract import Pick, Row, Step, StepResult, emitting
+from cold_backend.contract import (
+    Option,
+    OptionScore,
+    Pick,
+    Row,
+    Step,
+    StepResult,
+    emitting,
+)
 from cold_backend.engine import Engine
 from cold_backend.errors import ColdError, OverloadedError, ShuttingDownError, StepError
 from cold_backend.request import RequestParser
@@ -20,6 +28,8 @@ from cold_backend.scheduler import Scheduler
 from cold_backend.sequence import FinishReason, Piece, Sequence
 from cold_backend.telemetry import Telemetry
 from cold_backend.tokenizer import Tokenizer
+
+NO_OPTIONS = np.empty((0, len(Option)), np.int64), np.empty((0, len(OptionScore)), np.float32)
 
 
 class Sink:
@@ -68,7 +78,7 @@ class CountingStep:
         rows = step.rows[emitting(step.rows)]
         picks = np.zeros((len(rows), len(Pick)), np.int64)
         picks[:, Pick.TOKEN] = 100 + step.draws[:, 3]
-        return StepResult(picks, np.zeros((len(rows), 2), np.float32))
+        return StepResult(picks, np.zeros((len(rows), 2), np.float32), *NO_OPTIONS)
 
 
 @pytest.fixture

@@ -32,12 +32,13 @@ def packed(
     readers: tuple[Reads, ...] = (Reads.EXPERT,),
     kernels: str = "native",
     room: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> LanguageModel:
     config = load_config(str(path))
     loaded = [load_adapter(name, str(p)) for name, p in (adapters or {}).items()]
     for adapter in loaded:
         check_fit(adapter, empty_model(config))
-    model = load_model(str(path), config, torch.float32, CPU)
+    model = load_model(str(path), config, dtype, CPU)
     adapters_of_model = AdapterSet(loaded, room, max_rank=6)
     network = network_of(model, adapters_of_model, load_ops(kernels, CPU), CONTEXT)
     loader = AdapterLoader(empty_model(config), max_rank=6)
@@ -155,6 +156,42 @@ def test_an_adapter_is_put_into_a_running_model(family: str, kernels: str, tmp_p
     assert logits()[1].isnan().all()
     load("first")
     assert logits().isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("family", "kernels", "dtype"),
+    [
+        ("llama", "native", torch.float32),
+        ("llama", "native", torch.bfloat16),
+        ("llama", "reference", torch.float32),
+        ("gpt2", "native", torch.float32),
+    ],
+)
+def test_a_copied_slot_goes_on_like_the_original(
+    family: str, kernels: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """Copied whole, then from a token on, between slots that held something else."""
+    base = make_model(family, tmp_path / "base")
+    adapters = {"one": make_adapter(base, tmp_path / "adapter")}
+    model = packed(base, adapters, (Reads.EXPERT, Reads.BASE), kernels, dtype=dtype)
+    both = {Row.READS: int(Reads.EXPERT | Reads.BASE), Row.ADAPTER: 0}
+
+    def feed(ids: list[int], start: int, *slots: int) -> list[torch.Tensor]:
+        """Expert's and base's logits by slot."""
+        length = len(ids) // len(slots)
+        columns = both | {Row.START: start, Row.LENGTH: length}
+        return [*model.forward(np.array(ids), rows(*(columns | {Row.SLOT: s} for s in slots)))]
+
+    feed(prompt(3 * 45, 4), 0, 0, 2, 3)
+    feed(prompt(21, 1), 0, 1)
+    model.copy_slots(np.array([[1, 3, 0, 21, int(Reads.EXPERT | Reads.BASE)]], np.int32))
+    for logits in feed([7, 8, 7, 8], 21, 1, 3):
+        torch.testing.assert_close(logits[0], logits[1])
+    feed(prompt(2 * 19, 5), 23, 1, 3)
+    model.copy_slots(np.array([[3, 1, 23, 42, int(Reads.EXPERT)]], np.int32))
+    expert, base_ = feed([9, 9], 42, 1, 3)
+    torch.testing.assert_close(expert[0], expert[1])
+    assert (base_[0] - base_[1]).abs().max() > 0.1
 
 
 def test_which_models_run_lean(tmp_path: Path) -> None:

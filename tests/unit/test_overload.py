@@ -42,7 +42,8 @@ def parser(tokenizer: Tokenizer) -> RequestParser:
 def served(queue: WaitingQueue, count: int, now_s: float, tokens: int = 10) -> list[Sequence]:
     taken = []
     for _ in range(count):
-        taken.append(queue.take(now_s))
+        taken.append(queue.next(now_s))
+        queue.take(taken[-1])
         queue.charge(taken[-1].request.adapter, tokens)
     return taken
 

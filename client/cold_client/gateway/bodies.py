@@ -104,9 +104,12 @@ class Body(BaseModel):
     stream_options: StreamOptions | None = None
     user: str | None = None
 
-    decoding: Literal["cold", "greedy", "base"] | None = None
+    decoding: Literal["cold", "greedy", "base", "beam", "cold_beam"] | None = None
     alpha: float | None = None
     beta: float | None = None
+    beam_width: int | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | Literal["true", "false", "never"] | None = None
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None

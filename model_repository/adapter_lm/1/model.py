@@ -13,5 +13,6 @@ class TritonPythonModel:
 
     def _forward(self, inputs):
         self._model.load_adapters(inputs["adapters"])
+        self._model.copy_slots(inputs["copies"])
         (logits,) = self._model.forward(inputs["tokens"], inputs["rows"])
         return {"expert_logits": logits.float().cpu().numpy()}

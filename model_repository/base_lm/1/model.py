@@ -12,5 +12,6 @@ class TritonPythonModel:
         return server_io.answer("base_lm", requests, self._forward)
 
     def _forward(self, inputs):
+        self._model.copy_slots(inputs["copies"])
         (logits,) = self._model.forward(inputs["tokens"], inputs["rows"])
         return {"base_logits": logits.float().cpu().numpy()}

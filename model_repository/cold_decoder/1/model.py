@@ -22,4 +22,4 @@ class TritonPythonModel:
             for name in ("expert_logits", "base_logits")
         )
         result = decode(self._ops, server_io.read_step(inputs), expert, base)
-        return {"picks": result.picks, "log_probs": result.log_probs}
+        return {name: getattr(result, name) for name in type(result).__slots__}

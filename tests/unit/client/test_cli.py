@@ -111,13 +111,17 @@ def test_every_flag_reaches_the_request(transport: FakeTransport) -> None:
     numbers = {name: index + 1 for index, (name, _, _) in enumerate(cli._NUMBERS)}
     flags = [f"--{name}={value}" for name, value in numbers.items()]
     flags += ["--stop=a", "--stop=b", "--bad-word=c", "--ignore-eos", "--adapter=x", "--chat"]
-    flags += ["--decoding=greedy", "--echo", "--log-probs", "--contrast"]
+    flags += ["--decoding=beam", "--echo", "--log-probs", "--contrast"]
+    flags += ["--beam-width=6", "--length-penalty=-0.5", "--early-stopping=never"]
     assert cli.main(["generate", "hi", *flags], transport=transport) == 0
     assert transport.requests == [
         Request(
             messages=[{"role": "user", "content": "hi"}],
             lora_name="x",
-            decoding="greedy",
+            decoding="beam",
+            beam_width=6,
+            length_penalty=-0.5,
+            early_stopping="never",
             stop_words=["a", "b"],
             bad_words=["c"],
             ignore_eos=True,

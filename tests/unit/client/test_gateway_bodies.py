@@ -30,7 +30,10 @@ json_value = st.recursive(
 )
 # By the name of the field here, and of the input there.
 SAME = {
-    "decoding": st.sampled_from(["cold", "greedy", "base"]),
+    "decoding": st.sampled_from(["cold", "greedy", "base", "beam", "cold_beam"]),
+    "beam_width": st.integers(),
+    "length_penalty": st.floats(allow_nan=False),
+    "early_stopping": st.booleans() | st.sampled_from(["true", "false", "never"]),
     "alpha": number,
     "beta": number,
     "temperature": number,

@@ -29,6 +29,9 @@ FULL = Request(
     decoding="cold",
     alpha=1,
     beta=0.5,
+    beam_width=3,
+    length_penalty=0,
+    early_stopping=True,
     temperature=0,
     top_k=5,
     top_p=1,
@@ -94,6 +97,7 @@ def test_json_request_carries_every_input() -> None:
     assert sent["input_ids"] == [1, 2**40]
     assert sent["bad_words"] == ["b"]
     assert isinstance(sent["alpha"], float)
+    assert sent["early_stopping"] == "true"
     assert json.loads(sent["messages"]) == [{"role": "user", "content": "hi"}]
 
 
