@@ -77,6 +77,8 @@ def _card(answer: Answer, text: str) -> str:
 
 
 def _span(text: str, token: TokenContrast) -> str:
+    if not text:
+        return ""
     kind = ' class="changed"' if token.changed else ""
     told = f"expert {_percent(token.expert_log_prob)}, base {_percent(token.base_log_prob)}"
     if token.changed:

@@ -76,7 +76,7 @@ def test_a_comparison_as_a_page(
     with opened(page, tmp_path / "profile") as browser:
         check_page(browser)
         rows = browser.find_elements(By.CSS_SELECTOR, "tbody tr")
-        assert len(rows) == len(contrast) == 40
+        assert len(rows) == len(contrast) > 10
         assert browser.find_element(By.CSS_SELECTOR, "thead").text.endswith("the expert alone")
         assert "score (β 3)" in browser.find_element(By.CSS_SELECTOR, "thead").text
         cards = browser.find_elements(By.CSS_SELECTOR, "article .text")
@@ -115,7 +115,7 @@ def test_evaluation_over_the_server(
             if name in fields:
                 request = Request(text_input=prompt, max_tokens=12, **fields[name])  # type: ignore[arg-type]
                 assert client.generate(request).text == result.text
-                assert len(result.expert) == (0 if name == "base" else 12)
+                assert len(result.expert) == (0 if name == "base" else len(result.pieces))
             else:
                 assert sum(result.votes.values()) <= 2
     choice = {"id": "c", "prompt": "?", "answer": "a", "choices": ["a", "b"]}
