@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Nothing may be fetched from a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test serve check ascend-check npu-test format bench bench-kernels load soak faults \
+.PHONY: setup demo test serve check ascend-check npu-test format bench bench-kernels load soak faults fuzz \
 	overload dashboard-picture study study-report clean
 
 setup: .venv/.installed $(BASE_MODEL)/config.json
@@ -120,6 +120,11 @@ overload: setup
 
 dashboard-picture: setup
 	$(BIN)/python -m deploy.grafana.picture $(ADAPTERS)
+
+INPUTS ?= 100000
+
+fuzz: setup
+	$(BIN)/python -m tests.fuzz $(ADAPTERS) --inputs $(INPUTS)
 
 # Bound threads: where something else runs, two on one core would wait for each other.
 bench-kernels: .venv/.installed

@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing in this process, with libFuzzer through atheris.
 
-    python -m tests.fuzz.guided parser|gateway BASE_MODEL RUNS SEED
+    python -m tests.fuzz.guided parser|gateway BASE_MODEL CORPUS RUNS SEED
 
 Stops with a traceback and an exit code other than 0 at the first input that has a wrong outcome;
 the last line is a JSON object with the number of inputs by what came of them.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import random
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -110,7 +109,7 @@ def parse(data: bytes, parser: RequestParser) -> str:
 
 def read_body(data: bytes) -> str:
     """The bytes, or JSON that they mean, as a body of both endpoints; returns the field refused."""
-    outcome = "accepted"
+    outcomes: list[str] = []
     provider = atheris.FuzzedDataProvider(data)
     body = _json(provider) if provider.ConsumeBool() else provider.ConsumeBytes(len(data))
     for kind in (ChatBody, CompletionBody):
@@ -119,6 +118,7 @@ def read_body(data: bytes) -> str:
             for request in requests:
                 grpc_request(request, stream=False)
                 json_request(request, stream=False)
+            outcomes.append("accepted")
             continue
         except ValidationError as error:
             refusal = from_validation(error)
@@ -129,8 +129,8 @@ def read_body(data: bytes) -> str:
         expect(refusal.status == 400, answer)
         expect(answer["param"] or answer["message"].startswith("body: "), answer)
         expect(len(answer["message"]) < 2000, answer)
-        outcome = answer["param"] if answer["param"] in FIELDS else "body"
-    return outcome
+        outcomes.append(answer["param"] if answer["param"] in FIELDS else "body")
+    return "accepted" if "accepted" in outcomes else outcomes[0]
 
 
 def _inputs(provider: Provider) -> dict[str, Any]:
@@ -189,21 +189,21 @@ class Target:
 
 
 def main() -> None:
-    name, base_model, runs, seed = sys.argv[1:]
+    name, base_model, folder, runs, seed = sys.argv[1:]
     test = read_body
     if name == "parser":
         test = partial(parse, parser=RequestParser(SETTINGS, Tokenizer(base_model, VOCAB)))
-    with tempfile.TemporaryDirectory() as corpus:
+    corpus = Path(folder)
+    if not any(corpus.iterdir()):
         chance = random.Random(int(seed))
-        for number in range(
-            100
-        ):  # long ones, which mean many fields, are hardly found from nothing
-            length = chance.randint(10, MAX_BYTES)
-            (Path(corpus) / str(number)).write_bytes(chance.randbytes(length))
-        options = ["-len_control=0", "-reduce_inputs=0"]
-        options += [f"-runs={runs}", f"-seed={seed}", f"-max_len={MAX_BYTES}", corpus]
-        atheris.Setup([sys.argv[0], *options], Target(test, int(runs)))
-        atheris.Fuzz()
+        # Long ones, which mean many fields, are hardly found from nothing.
+        for number in range(100):
+            (corpus / str(number)).write_bytes(chance.randbytes(chance.randint(10, MAX_BYTES)))
+    options = ["-len_control=0", "-reduce_inputs=0", f"-max_len={MAX_BYTES}"]
+    options.append(f"-artifact_prefix={corpus.parent}/")
+    options += [f"-runs={runs}", f"-seed={seed}", str(corpus)]
+    atheris.Setup([sys.argv[0], *options], Target(test, int(runs)))
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":

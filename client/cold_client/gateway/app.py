@@ -22,16 +22,19 @@ from .._types import Result
 from .answers import Answer, ChatAnswer, CompletionAnswer
 from .bodies import Body, ChatBody, CompletionBody
 from .catalogue import Catalogue
-from .connection import while_connected
+from .connection import read_body, while_connected
 from .errors import ApiError, from_client, from_http, from_validation
 from .events import EventStream
+
+MAX_BODY_BYTES = 16 << 20  # unless told otherwise
 
 
 class Gateway:
     """The endpoints. Errors are raised, and turned into responses by the handlers below."""
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: AsyncClient, max_body_bytes: int) -> None:
         self._client = client
+        self._max_body_bytes = max_body_bytes
         self._catalogue = Catalogue(client)
 
     async def chat_completions(self, request: Request) -> Response:
@@ -59,7 +62,7 @@ class Gateway:
         return JSONResponse({"status": "ok"})
 
     async def _answer(self, request: Request, body: type[Body], answer: type[Answer]) -> Response:
-        asked = body.model_validate_json(await request.body())
+        asked = body.model_validate_json(await read_body(request, self._max_body_bytes))
         served = await self._catalogue.find(asked.model)
         requests = asked.requests(served)
         written = answer(served.id, include_usage=asked.include_usage)
@@ -81,9 +84,9 @@ class Gateway:
         return [task.result() for task in tasks]
 
 
-def create_app(client: AsyncClient) -> Starlette:
+def create_app(client: AsyncClient, *, max_body_bytes: int = MAX_BODY_BYTES) -> Starlette:
     """The application; it owns the client and closes it when it stops."""
-    gateway = Gateway(client)
+    gateway = Gateway(client, max_body_bytes)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -12,6 +12,7 @@ from .._exceptions import InvalidRequest
 from .._types import Request
 from .catalogue import Served
 
+MAX_MESSAGES = 1024  # as the server
 MAX_PROMPTS = 32  # of one body; each is a request of its own to the server
 
 
@@ -155,7 +156,7 @@ class Body(BaseModel):
 class ChatBody(Body):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
 

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         import uvicorn
 
-        from .app import create_app
+        from .app import MAX_BODY_BYTES, create_app
     except ModuleNotFoundError as error:
         return _fail(f"{error}; pip install 'cold-client[openai]'")
     try:
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # uvicorn raises the signal again once it has stopped; stopping when told to is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     uvicorn.run(
-        create_app(client),
+        create_app(client, max_body_bytes=options.max_body_bytes or MAX_BODY_BYTES),
         host=options.host,
         port=options.port,
         timeout_graceful_shutdown=_DRAIN_S,
@@ -59,6 +59,12 @@ def _parser() -> argparse.ArgumentParser:
         default=_TIMEOUT_S,
         metavar="S",
         help="most seconds for an answer (%(default)g)",
+    )
+    add(
+        "--max-body-bytes",
+        type=int,
+        metavar="N",
+        help="largest body of a request (16 MiB)",
     )
     return parser
 

@@ -24,6 +24,7 @@ _RETRY_S = 5  # where the server does not say
 _RETRY = re.compile(r"try again in about (\d+(?:\.\d+)?) s")
 _INVALID = "invalid_request_error"
 _SERVER = "server_error"
+_LONGEST_NAME = 100  # of a field that the body has and the API does not
 # Inputs of the server that go by another name here.
 _PARAMS = {
     "input_ids": "prompt",
@@ -82,8 +83,8 @@ def from_client(error: ColdClientError) -> ApiError:
 def from_validation(error: ValidationError) -> ApiError:
     """What a body that is not as it should be turns into; names the first fault."""
     fault = error.errors(include_url=False)[0]
-    where = ".".join(map(str, fault["loc"]))
-    param = str(fault["loc"][0]) if fault["loc"] else None
+    where = ".".join(map(str, fault["loc"]))[:_LONGEST_NAME]
+    param = str(fault["loc"][0])[:_LONGEST_NAME] if fault["loc"] else None
     if fault["type"] == "extra_forbidden":
         what = "not a field that is supported here"
     elif fault["type"] in ("missing", "json_invalid"):
