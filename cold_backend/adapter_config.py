@@ -86,14 +86,17 @@ def read_adapter_config(name: str, path: Path) -> AdapterConfig:
         ConfigError: it is broken, or the adapter is not plain LoRA.
     """
     try:
-        return _config(_read(path))
+        return _config(read_json_object(path))
     except OSError as error:
         raise ConfigError(f"adapter {name}: {path.name}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"adapter {name}: {path.name}: {str(error)[:200]}") from error
 
 
-def _read(path: Path) -> Json:
+def read_json_object(path: Path) -> Json:
+    """An object from a file of a reasonable size. Raises OSError, ValueError or RecursionError."""
+    if not path.is_file():
+        raise ValueError("is not a file")  # a pipe would be waited for without end
     with path.open("rb") as file:
         text = file.read(_MAX_BYTES + 1)
     if len(text) > _MAX_BYTES:

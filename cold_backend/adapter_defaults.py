@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cold_backend.adapter_catalogue import check_served
+from cold_backend.adapter_config import read_json_object
 from cold_backend.config import Settings
 from cold_backend.errors import ConfigError, InvalidRequestError
 from cold_backend.fields import STRONGEST
@@ -69,22 +70,20 @@ def read_defaults(adapter: Path) -> AdapterDefaults:
         ConfigError: the file is malformed; names the file and the key.
     """
     path = adapter / FILE
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return AdapterDefaults()
+    try:
+        values = read_json_object(path)
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: must be a JSON object")
+        raise ConfigError(f"{path}: {str(error)[:200]}") from error
     for key in values:
         if key not in _KEYS:
-            raise ConfigError(f"{path}: {key}: unknown key; known are {', '.join(_KEYS)}")
+            raise ConfigError(f"{path}: {key[:64]!r}: unknown key; known are {', '.join(_KEYS)}")
     others = AdapterDefaults()
     decoding = values.get("decoding", others.decoding)
     if decoding not in _DECODINGS:
         raise ConfigError(
-            f"{path}: decoding: must be one of {', '.join(_DECODINGS)}, got {decoding!r}"
+            f"{path}: decoding: must be one of {', '.join(_DECODINGS)}, got {str(decoding)[:64]!r}"
         )
     alpha = _number(path, "alpha", values.get("alpha", others.alpha))
     beta = _number(path, "beta", values.get("beta", others.beta))
@@ -96,6 +95,9 @@ def read_defaults(adapter: Path) -> AdapterDefaults:
 
 
 def _number(path: Path, key: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{path}: {key}: must be a finite number, got {value!r}")
-    return float(value)
+    if type(value) in (int, float):
+        with contextlib.suppress(OverflowError):
+            number = float(value)  # type: ignore[arg-type]
+            if math.isfinite(number):
+                return number
+    raise ConfigError(f"{path}: {key}: must be a finite number, got {str(value)[:64]}")

@@ -136,6 +136,14 @@ def test_management_over_http_is_hidden(path: str, proxy: Proxy, server: Server)
             )
 
 
+def test_large_bodies_do_not_reach_the_server(proxy: Proxy) -> None:
+    path = "/v2/models/cold/generate"
+    with proxy.http() as client:
+        assert client.post(path, content=b"[" * (1 << 20)).status_code == 500  # tritonserver's own
+        assert client.post(path, content=b"[" * (1 << 21)).status_code == 413
+        assert client.post(path, content=iter([b"[" * 10])).status_code == 411
+
+
 @pytest.mark.parametrize("path", ["load", "unload"])
 def test_models_cannot_be_loaded_over_http(path: str, proxy: Proxy) -> None:
     with proxy.http() as client:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cold_backend.adapter_defaults import FILE, read_defaults
 from cold_backend.adapters import Adapter, check_fit, load_adapter
 from cold_backend.errors import ConfigError
 from tests.fuzz.verdict import expect
@@ -59,9 +60,16 @@ def _load(path: Path, model: nn.Module) -> str:
     try:
         adapter = load_adapter("mine", str(path))
         check_fit(adapter, model)
+        defaults = read_defaults(path)
+        expect(0 < defaults.alpha <= 1 and 0 <= defaults.beta <= 1000, defaults)
     except ConfigError as error:
         text = str(error)
-        expect(text.startswith("adapter mine: ") and len(text) < 1000 and text.isprintable(), text)
+        expect(
+            text.startswith(("adapter mine: ", f"{path / FILE}: "))
+            and len(text) < 1000
+            and text.isprintable(),
+            text,
+        )
         return "refused"
     _check_loaded(adapter, path)
     return "loaded"
@@ -86,6 +94,18 @@ def _odd_option(path: Path, weights: dict[str, Tensor], chance: random.Random) -
     for option in chance.sample(_OPTIONS, chance.randint(1, 3)):
         config[option] = chance.choice(_ODD)
     (path / _CONFIG).write_text(json.dumps(config))
+
+
+def _odd_defaults(path: Path, weights: dict[str, Tensor], chance: random.Random) -> None:
+    file = path / FILE
+    what = chance.randrange(4)
+    if what == 0:
+        os.mkfifo(file)
+    elif what == 1:
+        file.write_bytes(chance.choice([b"", b"[]", b"[" * 100_000, b"\xff", b" " * (2 << 20)]))
+    else:
+        keys = chance.sample(["decoding", "alpha", "beta", "tuning", "x"], 2)
+        file.write_text(json.dumps({key: chance.choice(_ODD) for key in keys}))
 
 
 def _odd_config(path: Path, weights: dict[str, Tensor], chance: random.Random) -> None:
@@ -192,5 +212,5 @@ def _nothing(path: Path, weights: dict[str, Tensor], chance: random.Random) -> N
 
 _CHANGES = (
     *(_odd_option, _odd_config, _odd_file, _broken_header, _huge_shape, _odd_tensor, _odd_tensor),
-    _nothing,
+    *(_odd_defaults, _nothing),
 )

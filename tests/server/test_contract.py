@@ -51,7 +51,18 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("messages", {"messages": '[{"role": "user"}]'}),
     ("input_ids", {"input_ids": [5, 49152]}),
     ("input_ids", {"input_ids": [-1]}),
+    ("text_input", {"text_input": "x" * 50_000}),
+    ("messages", {"messages": "[" + " " * 50_000 + "]"}),
+    ("messages", {"messages": json.dumps([{"role": "user", "content": ""}] * 1100)}),
+    ("messages", {"messages": '[{"role": "user", "content": "x", "name": "y"}]'}),
+    ("messages", {"messages": r'[{"role": "user", "content": "\ud800"}]'}),
+    ("input_ids", {"input_ids": [1] * 5000}),
+    ("lora_name", HELLO | {"lora_name": "x" * 65}),
+    ("beta", HELLO | {"beta": 1001.0}),
+    ("temperature", HELLO | {"temperature": 1e-6}),
     ("stop_words", HELLO | {"stop_words": ["a", ""]}),
+    ("stop_words", HELLO | {"stop_words": ["a"] * 65}),
+    ("bad_words", HELLO | {"bad_words": ["é" * 129]}),
     ("return_contrast", HELLO | {"decoding": "base", "return_contrast": True}),
 ]
 
@@ -89,6 +100,17 @@ def test_not_utf8(server: Server) -> None:
     answer = httpx.post(f"{server.http}/v2/models/cold/generate", content=body, timeout=30)
     assert answer.status_code == 400
     assert "text_input" in answer.json()["error"] or "JSON" in answer.json()["error"]
+
+
+def test_deeply_nested_json_and_large_bodies_do_no_harm(server: Server) -> None:
+    """Without a larger stack, a tenth of these brackets ends tritonserver."""
+    url = f"{server.http}/v2/models/cold/generate"
+    for body in (b"[" * 1_000_000, b'{"x":' * 1_000_000):
+        answer = httpx.post(url, content=body, timeout=30)
+        assert "failed to parse the request JSON" in answer.json()["error"]
+    answer = httpx.post(url, json={"text_input": "word " * 4_000_000}, timeout=30)
+    assert answer.json()["error"].startswith("text_input: at most 40960 bytes, got 20000000")
+    assert httpx.post(url, json=HELLO | {"max_tokens": 1}, timeout=30).is_success
 
 
 def test_generate_gives_everything_that_was_asked_for(server: Server) -> None:

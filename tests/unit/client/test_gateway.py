@@ -190,6 +190,17 @@ async def test_a_body_that_is_no_object(body: bytes, http: httpx.AsyncClient) ->
     assert answer.json()["error"]["message"].startswith("body: ")
 
 
+async def test_a_body_that_is_too_large(http: httpx.AsyncClient) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b" " * (1 << 20)
+
+    for content in (b" " * (17 << 20), pieces()):
+        answer = await http.post("/v1/completions", content=content)
+        assert answer.status_code == 413
+        assert answer.json()["error"]["message"] == "body: at most 16777216 bytes"
+
+
 async def test_a_bug_shows_no_traceback(
     http: httpx.AsyncClient, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
