@@ -33,8 +33,8 @@ _WARM_UP = 500  # requests; what is held is compared after as many since a start
 _PROGRESS_S = 10
 _SPARE = "spare"
 _MIX = (
-    *("--max-tokens", 8, "--min-tokens", 1, "--max-problems", 1),
-    *("--bad-input", 0.15, "--hang-up", 0.15, "--give-up", 0.15),
+    *("--max-tokens", 6, "--min-tokens", 1, "--max-problems", 1),
+    *("--bad-input", 0.2, "--hang-up", 0.2, "--give-up", 0.2),
 )
 
 

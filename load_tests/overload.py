@@ -75,12 +75,13 @@ class OverloadRun:
 
     def offers(self) -> Iterator[Offer]:
         """The search, then the load that is carried, times each factor."""
-        carried, rate, enough = 0.0, _FIRST_RATE, False
-        while not enough:
+        carried, rate, exceeded = 0.0, _FIRST_RATE, 0
+        # Twice in a row: few requests, and what else runs, make a single one uncertain.
+        while exceeded < 2:
             offer = self._offer(None, rate, self._options.search_s)
             yield offer
             carried = max(carried, offer.good)
-            enough = offer.good < _CARRIED * offer.rate
+            exceeded = exceeded + 1 if offer.good < _CARRIED * offer.rate else 0
             rate *= _STEP
         for factor in _FACTORS:
             yield self._offer(factor, factor * carried, self._options.seconds)
