@@ -71,13 +71,18 @@ class Reference:
             )[0, len(ids) :].tolist()
         return self._known[key]
 
-    @torch.inference_mode()
     def logits(self, ids: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         """Expert's and base's logits after the prompt, [vocab] each."""
+        expert, base = self.all_logits(ids)
+        return expert[-1], base[-1]
+
+    @torch.inference_mode()
+    def all_logits(self, ids: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Expert's and base's logits after each token, [n, vocab] each."""
         tokens = torch.tensor([ids])
-        expert = self._model(tokens).logits[0, -1]
+        expert = self._model(tokens).logits[0]
         with self._model.disable_adapter():
-            return expert, self._model(tokens).logits[0, -1]
+            return expert, self._model(tokens).logits[0]
 
     @torch.inference_mode()
     def _decode(self, ids: tuple[int, ...], decoding: Decoding, count: int) -> list[int]:

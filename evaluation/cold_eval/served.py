@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Any
 
@@ -34,12 +34,13 @@ class Served:
     def __init__(self, url: str, adapter: str | None, concurrency: int, seed: int) -> None:
         if concurrency < 1:
             raise EvaluationError(f"concurrency: must be at least 1, got {concurrency}")
+        self._url = url
         self._adapter = adapter
         self._concurrency = concurrency
         self._seed = seed
         try:
-            self._client = Client(url)
-            ready = self._client.health().model_ready
+            with Client(url) as client:
+                ready = client.health().model_ready
         except ColdClientError as error:
             raise EvaluationError(f"url: {error}") from error
         if not ready:
@@ -67,21 +68,23 @@ class Served:
             for item in task.items
             if decoding.name in wanted.get(item.id, ())
         )
-        with ThreadPoolExecutor(self._concurrency) as pool:
-            running = {
-                pool.submit(self._answer, task, *job) for job in islice(jobs, self._concurrency)
-            }
+        with Client(self._url) as client, ThreadPoolExecutor(self._concurrency) as pool:
+
+            def submit(count: int) -> set[Future[Result]]:
+                some = islice(jobs, count)
+                return {pool.submit(self._answer, client, task, *job) for job in some}
+
+            running = submit(self._concurrency)
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
-                for job in islice(jobs, len(done)):
-                    running.add(pool.submit(self._answer, task, *job))
+                running |= submit(len(done))
                 yield from (future.result() for future in done)
 
-    def _answer(self, task: Task, item: Item, decoding: Decoding) -> Result:
+    def _answer(self, client: Client, task: Task, item: Item, decoding: Decoding) -> Result:
         if decoding.samples > 1:
-            texts = [self._pieces(task, item, decoding, n) for n in range(decoding.samples)]
+            texts = [self._pieces(client, task, item, decoding, n) for n in range(decoding.samples)]
             return voted(task, item, decoding, [_whole(pieces) for pieces in texts])
-        pieces = self._pieces(task, item, decoding, 0)
+        pieces = self._pieces(client, task, item, decoding, 0)
         contrast = [token for piece in pieces for token in piece.contrast]
         return result_of(
             task,
@@ -94,7 +97,9 @@ class Served:
             changed=[at for at, token in enumerate(contrast) if token.changed],
         )
 
-    def _pieces(self, task: Task, item: Item, decoding: Decoding, sample: int) -> list[Piece]:
+    def _pieces(
+        self, client: Client, task: Task, item: Item, decoding: Decoding, sample: int
+    ) -> list[Piece]:
         fields: dict[str, Any] = {
             **decoding.fields(),
             "lora_name": self._adapter,
@@ -109,7 +114,7 @@ class Served:
         if decoding.in_grid:
             fields["return_contrast"] = True
         try:
-            with self._client.stream(Request(**fields)) as pieces:
+            with client.stream(Request(**fields)) as pieces:
                 return [*pieces]
         except ColdClientError as error:
             raise EvaluationError(f"item {item.id!r}: {error}") from error

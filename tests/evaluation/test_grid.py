@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from cold_eval.choices import token_log_prob
-from cold_eval.decodings import BASE, GREEDY, cold, decodings_of, grid
+from cold_eval.decodings import BASE, GREEDY, Decoding, cold, decodings_of, grid
 from cold_eval.in_process import InProcess
 from cold_eval.items import Item, Task
 from cold_eval.policies import policy_of, views
 from cold_eval.results import Result
+from tests.reference import Beams, Reference
 from tests.reference import Decoding as ReferenceDecoding
-from tests.reference import Reference
 
 ALPHAS, BETAS = (0.05, 0.3), (0.5, 3.0)
 LENGTH = 16
@@ -46,50 +46,68 @@ def test_every_point_is_decoded_as_if_alone(model: InProcess, reference: Referen
     points = [GREEDY, *grid(ALPHAS, BETAS)]
     policies = {point.name: policy_of(point) for point in points}
     wanted = {item.id: [*policies] for item in TASK.items}
-    leaves = {
-        (walk.key, policy.name): leaf
-        for walk in model.walk(TASK, TASK.items, policies, wanted)
-        for leaf in walk.leaves
-        for policy in leaf.policies
-    }
-    assert len(leaves) == len(TEXTS) * len(points)
-    different = {leaf.ids.__repr__() for leaf in leaves.values()}
-    assert 2 * len(TEXTS) < len(different) < len(leaves)  # some part, some agree
-    for item in TASK.items:
-        ids = tuple(model.tokenizer.encode(str(item.prompt)))
-        for point in points:
-            alone = ReferenceDecoding(
-                "greedy" if point == GREEDY else "cold", point.alpha or 0.1, point.beta or 0.5
-            )
-            expected = reference.decode(ids, alone, LENGTH)
-            assert leaves[item.id, point.name].ids == expected, (item, point)
+    walks = [*model.walk(TASK, TASK.items, policies, wanted)]
+    leaves = [(walk.key, leaf) for walk in walks for leaf in walk.leaves]
+    assert 2 * len(TEXTS) < len(leaves) < len(TEXTS) * len(points)  # some part, some agree
+    assert sorted((key, policy.name) for key, leaf in leaves for policy in leaf.policies) == sorted(
+        (item.id, point.name) for item in TASK.items for point in points
+    )
+    prompts = {item.id: model.tokenizer.encode(str(item.prompt)) for item in TASK.items}
+    by_name = {point.name: point for point in points}
+    for key, leaf in leaves:
+        assert len(leaf.ids) == LENGTH or leaf.ids[-1] in reference.eos
+        assert not reference.eos & {*leaf.ids[:-1]}
+        expert, base = seen(reference, prompts[key], leaf.ids)
+        for policy in leaf.policies:
+            assert chosen(expert, base, by_name[policy.name]) == leaf.ids, (key, policy)
+
+
+def seen(
+    reference: Reference, prompt: list[int], output: list[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [n, V] of expert and base before each token of an output."""
+    expert, base = reference.all_logits((*prompt, *output[:-1]))
+    return expert[len(prompt) - 1 :], base[len(prompt) - 1 :]
+
+
+def chosen(expert: torch.Tensor, base: torch.Tensor, point: Decoding) -> list[int]:
+    """What a point takes after each of the prefixes: its own output, if that is its output."""
+    alpha, beta = point.alpha or 1.0, point.beta or 0.0
+    cutoff = expert.max(dim=1, keepdim=True).values + math.log(alpha)
+    scores = ((1 + beta) * expert - beta * base).masked_fill(expert < cutoff, -math.inf)
+    return scores.argmax(1).tolist()
 
 
 def test_one_answer_records_what_the_models_say(model: InProcess, reference: Reference) -> None:
     point = cold(0.05, 3.0)
-    wanted = {TASK.items[0].id: [point.name]}
-    (result,) = model.run(TASK, [point], wanted)
-    prompt = model.tokenizer.encode(str(TASK.items[0].prompt))
-    output = reference.decode(tuple(prompt), ReferenceDecoding("cold", 0.05, 3.0), LENGTH)
-    contested = 0
-    for at, token in enumerate(output):
-        expert, base = reference.logits((*prompt, *output[:at]))
-        assert result.expert[at] == pytest.approx(float(expert.log_softmax(0)[token]), abs=5e-3)
-        assert result.base[at] == pytest.approx(float(base.log_softmax(0)[token]), abs=5e-3)
-        assert (at in result.changed) == (int(expert.argmax()) != token)
-        contested += int((expert >= expert.max() + math.log(0.05)).sum()) > 1
-    assert result.decodings == {point.name: contested}
+    item = TASK.items[0]
+    (walk,) = model.walk(TASK, [item], {point.name: policy_of(point)}, {item.id: [point.name]})
+    (result,) = model.run(TASK, [point], {item.id: [point.name]})
+    output = walk.leaves[0].ids
+    expert, base = seen(reference, model.tokenizer.encode(str(item.prompt)), output)
+    places = torch.arange(len(output)), torch.tensor(output)
+    torch.testing.assert_close(
+        torch.tensor(result.expert), expert.log_softmax(1)[places], rtol=0, atol=5e-3
+    )
+    torch.testing.assert_close(
+        torch.tensor(result.base), base.log_softmax(1)[places], rtol=0, atol=5e-3
+    )
+    changed = expert.argmax(1) != places[1]
+    assert result.changed == changed.nonzero()[:, 0].tolist() != []
+    valid = (expert >= expert.max(dim=1, keepdim=True).values + math.log(0.05)).sum(1)
+    assert result.decodings == {point.name: int((valid > 1).sum())}
     assert "".join(result.pieces) == result.text
-    assert result.changed
 
 
 def test_other_decodings_are_those_of_the_engine(model: InProcess, reference: Reference) -> None:
-    wanted = {item.id: [BASE.name] for item in TASK.items[:2]}
-    found = answers([*model.run(TASK, [BASE], wanted)])
-    for item in TASK.items[:2]:
-        ids = tuple(model.tokenizer.encode(str(item.prompt)))
-        expected = reference.decode(ids, ReferenceDecoding("base"), LENGTH)
-        assert found[item.id, "base"].text == model.tokenizer.decode(expected)
+    item = TASK.items[0]
+    ids = tuple(model.tokenizer.encode(str(item.prompt)))
+    beam = decodings_of(["beam2"], alphas=(), betas=(), temperature=1)[-1]
+    found = answers([*model.run(TASK, [BASE, beam], {item.id: ["base", "beam2"]})])
+    base = reference.decode(ids, ReferenceDecoding("base"), LENGTH)
+    assert found[item.id, "base"].text == model.tokenizer.decode(base)
+    best = reference.search(ids, Beams(2, 1.0, "false"), LENGTH)
+    assert found[item.id, "beam2"].text == model.tokenizer.decode(best)
 
 
 def test_choices_get_the_log_probabilities_of_their_tokens(
@@ -104,17 +122,12 @@ def test_choices_get_the_log_probabilities_of_their_tokens(
     found = answers([*model.run(task, decodings, wanted)])
     prompt = model.tokenizer.encode(str(item.prompt))
     for place, choice in enumerate(choices):
-        ids, sums = prompt, torch.zeros(3, dtype=torch.float64)
-        for token in model.tokenizer.encode_bare(f" {choice}"):
-            expert, base = (logits.double() for logits in reference.logits(tuple(ids)))
-            sums += torch.stack(
-                [
-                    base.log_softmax(0)[token],
-                    expert.log_softmax(0)[token],
-                    _cold(expert, base)[token],
-                ]
-            )
-            ids = [*ids, token]
+        tokens = model.tokenizer.encode_bare(f" {choice}")
+        expert, base = (logits.double() for logits in seen(reference, prompt, tokens))
+        rows = torch.arange(len(tokens)), torch.tensor(tokens)
+        contrast = torch.stack([_cold(e, a) for e, a in zip(expert, base, strict=True)])
+        columns = (base.log_softmax(1), expert.log_softmax(1), contrast)
+        sums = torch.stack([column[rows].sum() for column in columns])
         for decoding, total in zip(decodings, sums.tolist(), strict=True):
             log_prob = found["capital", decoding.name].choices[place]
             assert log_prob == pytest.approx(total, abs=2e-3), (choice, decoding)
