@@ -144,7 +144,7 @@ class Engine:
             changes = self._scheduler.adapters.take_changes()
             step = build_step(chunks, changes)
             planned_s = time.monotonic()
-            with self._telemetry.executing([chunk.sequence for chunk in chunks], step):
+            with self._telemetry.executing([chunk.sequence.owner for chunk in chunks], step):
                 result = self._execute(step)
             executed_s = time.monotonic()
             self._telemetry.adapters_changed(changes)
@@ -170,7 +170,7 @@ class Engine:
         for row, (sequence, token) in enumerate(zip(emitting, picked_tokens(result), strict=True)):
             if sequence.owner.slot < 0:
                 continue  # another of its beams has failed
-            if token.id < 0:
+            if token.id < 0 or (sequence.owner.search and row not in found):
                 self._fail(sequence.owner, StepError("the model's logits were not finite"))
             elif sequence.owner.search:
                 of_beams.setdefault(sequence.owner, []).append(found[row])

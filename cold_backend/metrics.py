@@ -73,7 +73,7 @@ ITL = _seconds(
 )
 QUEUE = _seconds("cold_queue_seconds", "From acceptance to a KV-cache slot", _SLOW_S)
 LATENCY = _seconds("cold_request_seconds", "From acceptance to the end", _SLOW_S)
-RUNNING = _gauge("cold_running_sequences", "Requests that hold a KV-cache slot")
+RUNNING = _gauge("cold_running_sequences", "Requests that hold KV-cache slots")
 WAITING = _gauge("cold_waiting_sequences", "Requests that wait for a KV-cache slot")
 MAX_SEQUENCES = _gauge("cold_max_sequences", "KV-cache slots")
 KV_USED = _gauge("cold_kv_used_ratio", "Share of the KV cache that holds tokens")

@@ -22,10 +22,9 @@ KINDS = (
     Beams(3, 2.0, "never"),
     Beams(2, -1.0, "false", min_tokens=7),
 )
-COLD = Decoding("cold", 0.1, 0.5)
 COLD_KINDS = (
-    Beams(3, 1.0, "false", cold=COLD),
     Beams(2, 0.0, "true", cold=Decoding("cold", 0.02, 1.5)),
+    Beams(3, 1.0, "false", cold=Decoding("cold", 0.1, 0.5)),
 )
 
 
@@ -57,8 +56,8 @@ def test_every_prompt(server: Server, prompts: list[Prompt], reference: Referenc
 
 
 def test_by_the_contrast(server: Server, prompts: list[Prompt], reference: Reference) -> None:
-    jobs = [(prompts[0], COLD_KINDS[1])]
-    jobs += [(p, beams) for p in prompts if len(p.ids) < 20 for beams in COLD_KINDS]
+    short = [prompt for prompt in prompts if len(prompt.ids) < 20]
+    jobs = [(p, COLD_KINDS[n % len(COLD_KINDS)]) for n, p in enumerate([*short, prompts[0]])]
     with Client(server.grpc) as client:
         for prompt, beams in jobs:
             found = client.generate(request_for(prompt, beams), timeout_s=300)
@@ -68,7 +67,7 @@ def test_by_the_contrast(server: Server, prompts: list[Prompt], reference: Refer
 async def test_beside_others(server: Server, prompts: list[Prompt], reference: Reference) -> None:
     """More beams than there are slots, among requests of other kinds, which do not notice."""
     short = [(n, prompt) for n, prompt in enumerate(prompts) if len(prompt.ids) < 130]
-    beams = [(prompt, kind_of(n, prompt)) for n, prompt in short]
+    beams = [(prompt, kind_of(n, prompt)) for n, prompt in short[::2]]
     others = [(p, Decoding(name)) for _, p in short[::2] for name in ("greedy", "cold")]
     sampled = Request(input_ids=prompts[0].ids, temperature=1.0, seed=7, max_tokens=OTHERS_TOKENS)
 
