@@ -24,7 +24,7 @@ from deploy.grafana.dashboard import Panel, Place, rows
 
 COLUMNS = 24
 _WIDTH, _CELL_H, _TOP, _GAP = 1440, 30, 54, 6  # pixels
-_LABELS_W, _TIMES_H = 52, 20  # what the axes' labels take
+_LABELS_W, _TIMES_H, _LEGEND_H = 52, 20, 34
 _DPI = 100
 _SCALES = {"bytes": 2**30}  # so that the axis has round numbers
 _DAY_S = 86400  # matplotlib counts days
@@ -100,7 +100,7 @@ class _Page:
         )
         self.write(panel.title, left + 10, top + 16, size=9)
         x, y = left + _LABELS_W + 4, top + 34
-        w, h = width - _LABELS_W - 18, height - 34 - _TIMES_H - 24
+        w, h = width - _LABELS_W - 18, height - 34 - _TIMES_H - _LEGEND_H
         return self._figure.add_axes(
             (x / _WIDTH, 1 - (y + h) / self._height, w / _WIDTH, h / self._height)
         )
@@ -115,7 +115,7 @@ def _style(axes: Axes, panel: Panel) -> None:
         side.set_visible(False)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _shown(value, panel.unit)))
-    axes.xaxis.set_major_locator(AutoDateLocator(minticks=3, maxticks=6))
+    axes.xaxis.set_major_locator(AutoDateLocator(minticks=3, maxticks=8))
     axes.xaxis.set_major_formatter(DateFormatter("%H:%M:%S"))
 
 
@@ -140,7 +140,8 @@ def _plot(axes: Axes, panel: Panel, series: list[Series]) -> None:
         loc="upper left",
         bbox_to_anchor=(corner.x0 - _LABELS_W, corner.y0 - _TIMES_H),
         bbox_transform=IdentityTransform(),
-        ncols=5,
+        ncols=panel.place.w // 2,
+        labelspacing=0.3,
         frameon=False,
         labelcolor=_TEXT,
         handlelength=1.2,
