@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,8 @@ class Query:
 
     def label(self, labels: dict[str, str]) -> str:
         """The legend of a series with these labels."""
-        text = self.legend
-        for name, value in labels.items():
-            text = text.replace("{{" + name + "}}", value)
-        return text
+        text = re.sub(r"{{(\w+)}}", lambda match: labels.get(match[1], ""), self.legend)
+        return text.strip()
 
 
 @dataclass(frozen=True, slots=True)

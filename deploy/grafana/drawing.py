@@ -17,12 +17,16 @@ from matplotlib.dates import AutoDateLocator, DateFormatter
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import IdentityTransform
+from PIL import Image
 
 from deploy.grafana.dashboard import Panel, Place, rows
 
 COLUMNS = 24
 _WIDTH, _CELL_H, _TOP, _GAP = 1440, 30, 54, 6  # pixels
+_LABELS_W, _TIMES_H, _LEGEND_H = 52, 20, 34
 _DPI = 100
+_SCALES = {"bytes": 2**30}  # so that the axis has round numbers
 _DAY_S = 86400  # matplotlib counts days
 _PAGE, _PANEL, _EDGE, _GRID = "#111217", "#181b1f", "#2a2d33", "#2c3036"
 _TEXT, _FAINT = "#ccccdc", "#8e8f9a"
@@ -59,6 +63,8 @@ def draw(title: str, panels: Sequence[tuple[Panel, list[Series]]], out: Path) ->
         axes.set_xlim(begin, end)
     figure.savefig(out, facecolor=_PAGE)
     plt.close(figure)
+    # Few colours are in it, and it is kept with the sources.
+    Image.open(out).convert("RGB").quantize(128).save(out, optimize=True)
 
 
 class _Page:
@@ -72,9 +78,7 @@ class _Page:
         return _TOP + _CELL_H * place.y
 
     def write(self, text: str, x: float, y: float, *, size: float) -> None:
-        self._figure.text(
-            x / _WIDTH, 1 - y / self._height, text, fontsize=size, va="center", weight="medium"
-        )
+        self._figure.text(x / _WIDTH, 1 - y / self._height, text, fontsize=size, va="center")
 
     def panel(self, panel: Panel) -> Axes:
         """The frame with its title; returns where its curves go."""
@@ -82,26 +86,23 @@ class _Page:
         cell_w = (_WIDTH - _GAP) / COLUMNS
         left, top = _GAP + cell_w * place.x, self.top(place)
         width, height = cell_w * place.w - _GAP, _CELL_H * place.h - _GAP
-        self._figure.patches.append(
+        self._figure.add_artist(
             FancyBboxPatch(
                 (left, self._height - top - height),
                 *(width, height),
                 boxstyle="round,pad=0,rounding_size=3",
                 transform=None,
+                zorder=-1,
                 facecolor=_PANEL,
                 edgecolor=_EDGE,
                 linewidth=0.8,
             )
         )
         self.write(panel.title, left + 10, top + 16, size=9)
-        room = (left + 56, top + 34, width - 70, height - 34 - 46)
+        x, y = left + _LABELS_W + 4, top + 34
+        w, h = width - _LABELS_W - 18, height - 34 - _TIMES_H - _LEGEND_H
         return self._figure.add_axes(
-            (
-                room[0] / _WIDTH,
-                1 - (room[1] + room[3]) / self._height,
-                room[2] / _WIDTH,
-                room[3] / self._height,
-            )
+            (x / _WIDTH, 1 - (y + h) / self._height, w / _WIDTH, h / self._height)
         )
 
 
@@ -114,17 +115,18 @@ def _style(axes: Axes, panel: Panel) -> None:
         side.set_visible(False)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _shown(value, panel.unit)))
-    axes.xaxis.set_major_locator(AutoDateLocator(minticks=3, maxticks=6))
+    axes.xaxis.set_major_locator(AutoDateLocator(minticks=3, maxticks=8))
     axes.xaxis.set_major_formatter(DateFormatter("%H:%M:%S"))
 
 
 def _plot(axes: Axes, panel: Panel, series: list[Series]) -> None:
     floor: defaultdict[float, float] = defaultdict(float)  # by time, what is stacked so far
+    scale = _SCALES.get(panel.unit, 1)
     for number, one in enumerate(series):
         colour = _COLOURS[number % len(_COLOURS)]
         times = [t / _DAY_S for t in one.times_s]
         base = [floor[t] for t in one.times_s]
-        values = [low + value for low, value in zip(base, one.values, strict=True)]
+        values = [low + value / scale for low, value in zip(base, one.values, strict=True)]
         axes.plot(times, values, color=colour, linewidth=1.1, label=one.label)
         axes.fill_between(times, base, values, color=colour, alpha=0.35 if panel.stacked else 0.1)
         if panel.stacked:
@@ -133,10 +135,13 @@ def _plot(axes: Axes, panel: Panel, series: list[Series]) -> None:
         axes.text(0.5, 0.5, "No data", transform=axes.transAxes, ha="center", color=_FAINT, size=10)
         return
     axes.set_ylim(0, panel.limit)
+    corner = axes.get_window_extent()
     axes.legend(
         loc="upper left",
-        bbox_to_anchor=(-0.06, -0.13),
-        ncols=5,
+        bbox_to_anchor=(corner.x0 - _LABELS_W, corner.y0 - _TIMES_H),
+        bbox_transform=IdentityTransform(),
+        ncols=panel.place.w // 2,
+        labelspacing=0.3,
         frameon=False,
         labelcolor=_TEXT,
         handlelength=1.2,
@@ -156,7 +161,7 @@ def _shown(value: float, unit: str) -> str:
     if unit == "reqps":
         return f"{value:g} req/s"
     if unit == "bytes":
-        return f"{value / 2**30:.3g} GiB"
+        return f"{value:g} GiB"
     if unit == "s":
         return f"{value * 1000:g} ms" if 0 < value < 1 else f"{value:g} s"
     return f"{value:g}"

@@ -1,6 +1,7 @@
 """Draws docs/pictures/dashboard.png: the dashboard after minutes of load on a real server.
 
-Starts a server, a Prometheus that scrapes it, and Locust. `make dashboard-picture`.
+Starts a server, a Prometheus (deploy/install-test-tools.sh) that scrapes it, and Locust:
+`make dashboard-picture`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base-model", required=True, metavar="DIR")
     parser.add_argument("--adapter", action="append", required=True, metavar="NAME=DIR")
-    parser.add_argument("--duration", default="4m", help="of the load")
+    parser.add_argument("--duration", default="3m", help="of the load")
     options = parser.parse_args()
     load = ("--shape", "spike", "--levels", "5", "--duration", options.duration)
     command = [*server_command(options.base_model, options.adapter, "bfloat16"), *ROOM, *PATIENCE]
