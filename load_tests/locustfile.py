@@ -148,11 +148,17 @@ class Load(LoadTestShape):
 
     def tick(self) -> tuple[int, float] | None:
         """See Locust."""
-        options = self.runner.environment.parsed_options if self.runner else None
-        if options and 0 < options.requests <= len(_record.samples):
+        if self.runner is None or self.runner.environment.parsed_options is None:
             return None
-        users = _shape(options).users(self.get_run_time()) if options else None
-        return None if users is None else (users, 1000.0)
+        options = self.runner.environment.parsed_options
+        if 0 < options.requests <= len(_record.samples):
+            return None
+        users = _shape(options).users(self.get_run_time())
+        if users is not None:
+            return users, 1000.0
+        # A master that ends takes workers' reports for half a second only, and what is still
+        # running would be missing. So the users end first.
+        return (0, 1000.0) if self.runner.user_count else None
 
 
 @events.test_start.add_listener
