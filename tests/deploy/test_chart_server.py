@@ -44,14 +44,15 @@ def running_pod(
     ]
     for variable in server["env"]:
         options += ["--setenv", variable["name"], variable["value"]]
+    options += ["--proc", "/proc", "--dev", "/dev"]
+    # Before the image, which may lie below one of them: in /tmp, say.
+    for mount in server["volumeMounts"]:
+        if not mount.get("readOnly"):
+            options += ["--tmpfs", mount["mountPath"]]
     for path in IMAGE:
         options += ["--ro-bind", path, path]
     for name in ("bin", "lib", "lib64"):
         options += ["--symlink", f"usr/{name}", f"/{name}"]
-    options += ["--proc", "/proc", "--dev", "/dev"]
-    for mount in server["volumeMounts"]:
-        if not mount.get("readOnly"):
-            options += ["--tmpfs", mount["mountPath"]]
     for target, source in sources.items():
         options += ["--ro-bind", source, target]
     options += ["--remount-ro", "/", "--chdir", server["workingDir"]]
