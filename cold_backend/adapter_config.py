@@ -103,7 +103,7 @@ def read_json_object(path: Path) -> Json:
         raise ValueError(f"at most {_MAX_BYTES} bytes")
     values = json.loads(text)
     if not isinstance(values, dict):
-        raise ValueError("must be an object")
+        raise ValueError("must be a JSON object")
     return values
 
 

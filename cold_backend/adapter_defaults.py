@@ -83,7 +83,7 @@ def read_defaults(adapter: Path) -> AdapterDefaults:
     decoding = values.get("decoding", others.decoding)
     if decoding not in _DECODINGS:
         raise ConfigError(
-            f"{path}: decoding: must be one of {', '.join(_DECODINGS)}, got {str(decoding)[:64]!r}"
+            f"{path}: decoding: must be one of {', '.join(_DECODINGS)}, got {repr(decoding)[:64]}"
         )
     alpha = _number(path, "alpha", values.get("alpha", others.alpha))
     beta = _number(path, "beta", values.get("beta", others.beta))
@@ -100,4 +100,4 @@ def _number(path: Path, key: str, value: object) -> float:
             number = float(value)  # type: ignore[arg-type]
             if math.isfinite(number):
                 return number
-    raise ConfigError(f"{path}: {key}: must be a finite number, got {str(value)[:64]}")
+    raise ConfigError(f"{path}: {key}: must be a finite number, got {repr(value)[:64]}")

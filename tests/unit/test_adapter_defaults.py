@@ -33,7 +33,7 @@ def test_without_a_file_the_defaults_are_the_servers(tmp_path: Path) -> None:
     [
         ("{", "Expecting"),
         ([], "must be a JSON object"),
-        ({"gamma": 1}, "gamma: unknown key; known are decoding, alpha, beta, tuning"),
+        ({"gamma": 1}, "'gamma': unknown key; known are decoding, alpha, beta, tuning"),
         ({"decoding": "base"}, "decoding: must be one of cold, greedy, got 'base'"),
         ({"decoding": ["cold"]}, "decoding: must be one of"),
         ({"alpha": 0}, r"alpha: must be in \(0, 1\], got 0"),
