@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import signal
 from collections.abc import Callable, Iterator
@@ -106,7 +107,8 @@ def test_a_new_token_is_loaded_while_a_stream_runs(proxy: Proxy) -> None:
         return False
 
     assert not is_accepted()
-    with proxy.client("grpcs") as client, client.stream(LONG) as stream:
+    request = dataclasses.replace(LONG, max_tokens=100)
+    with proxy.client("grpcs") as client, client.stream(request) as stream:
         next(stream)
         with proxy.tokens.open("a") as tokens:
             tokens.write(digest("new"))

@@ -44,7 +44,10 @@ class Running:
 
 @contextmanager
 def cold_server(
-    base_model: Path, adapter: Path, *options: str, ports: Sequence[int] = ()
+    base_model: Path,
+    adapter: Path,
+    *options: str,
+    ports: Sequence[int] = (),
 ) -> Iterator[Running]:
     """The command while it runs, from when it is ready.
 
@@ -63,7 +66,7 @@ def cold_server(
     )
     hosts = [f"{scheme}://127.0.0.1:{p}" for scheme, p in (("grpc", grpc), ("http", http))]
     try:
-        with Client(hosts[0]) as client:
+        with Client(hosts[1]) as client:  # its port opens last
             wait_ready(client)
         yield Running(*hosts, f"http://127.0.0.1:{metrics}/metrics", server)
     finally:
