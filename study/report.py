@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from study.statistics import Comparison, compare
+from cold_eval.statistics import Summary, summaries
 
 RESULTS = Path("study/results")
 PAGE = Path("study/page.md")
@@ -30,11 +29,11 @@ def records() -> list[Record]:
     return sorted(found, key=lambda r: (r["task"], r["base"], r["adapter"], r["steps"], r["split"]))
 
 
-def tries(record: Record) -> Iterator[tuple[str, Comparison]]:
+def tries(record: Record) -> dict[str, Summary]:
     """Each rule of a record beside greedy, best first."""
-    right = record["right"]
-    for name, bits in sorted(right.items(), key=lambda pair: -pair[1].count("1")):
-        yield name, compare(bits, right["greedy"])
+    scores = {name: [float(bit) for bit in bits] for name, bits in record["right"].items()}
+    found = summaries(scores, "greedy", seed=0)
+    return dict(sorted(found.items(), key=lambda pair: -pair[1].score))
 
 
 def write_tries(found: list[Record]) -> None:
@@ -42,11 +41,11 @@ def write_tries(found: list[Record]) -> None:
     with TRIES.open("w", encoding="utf-8") as file:
         for record in found:
             keys = ("task", "base", "adapter", "steps", "scale", "split", "dtype")
-            for name, result in tries(record):
+            for name, result in tries(record).items():
                 line = {key: record[key] for key in keys} | {
                     "rule": name,
                     "items": result.items,
-                    "accuracy": round(result.accuracy, 4),
+                    "accuracy": round(result.score, 4),
                     "won": result.won,
                     "lost": result.lost,
                     "p": round(result.p, 4),
@@ -73,7 +72,7 @@ def summary(found: list[Record]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for record in found:
-        results = dict(tries(record))
+        results = tries(record)
         best = next(name for name in results)
         rows.append(
             f"| {record['task']}, {record['base']}, {record['steps']} steps, {record['split']} "
@@ -84,14 +83,14 @@ def summary(found: list[Record]) -> str:
     return "\n".join(rows)
 
 
-def share(result: Comparison | None) -> str:
-    return "" if result is None else f"{result.accuracy:.1%}"
+def share(result: Summary | None) -> str:
+    return "" if result is None else f"{result.score:.1%}"
 
 
-def change(result: Comparison | None) -> str:
+def change(result: Summary | None) -> str:
     if result is None:
         return ""
-    return f"{result.accuracy:.1%}, {result.won} / {result.lost}, {result.p:.2g}"
+    return f"{result.score:.1%}, {result.won} / {result.lost}, {result.p:.2g}"
 
 
 def table(record: Record) -> str:
@@ -100,21 +99,20 @@ def table(record: Record) -> str:
         "| Rule | Accuracy | Gain, 95 % interval | Won / lost | p |",
         "|---|---|---|---|---|",
     ]
-    for name, result in tries(record):
-        rows.append(
-            f"| {name} | {result.accuracy:.1%} | {result.gain:+.1%} "
-            f"({result.low:+.1%} to {result.high:+.1%}) | {result.won} / {result.lost} "
-            f"| {result.p:.2g} |"
-        )
+    for name, result in tries(record).items():
+        gain = f"{result.difference:+.1%}"
+        interval = f"{result.difference_low:+.1%} to {result.difference_high:+.1%}"
+        changes = f"{result.won} / {result.lost} | {result.p:.2g}"
+        rows.append(f"| {name} | {result.score:.1%} | {gain} ({interval}) | {changes} |")
     return "\n".join([*rows, "\n</details>"])
 
 
-def curve(record: Record) -> list[tuple[float, Comparison]]:
-    """Plain CoLD at alpha 0.1, by beta."""
-    found = [(BETA.fullmatch(name), result) for name, result in tries(record)]
+def curve(record: Record) -> list[tuple[float, Summary]]:
+    """CoLD at alpha 0.1, by beta; greedy is at 0."""
+    results = tries(record)
+    found = [(BETA.fullmatch(name), result) for name, result in results.items()]
     points = [(float(match[1]), result) for match, result in found if match]
-    points += [(0.0, compare(record["right"]["greedy"], record["right"]["greedy"]))]
-    return sorted(points, key=lambda point: point[0])
+    return sorted([(0.0, results["greedy"]), *points], key=lambda point: point[0])
 
 
 def draw(found: list[Record]) -> None:
@@ -129,7 +127,7 @@ def draw(found: list[Record]) -> None:
         points = curve(record)
         label = f"{record['task']}, {record['steps']} steps, {record['split']}"
         betas = [beta for beta, _ in points]
-        left.plot(betas, [r.accuracy for _, r in points], marker="o", label=label)
+        left.plot(betas, [r.score for _, r in points], marker="o", label=label)
         color = f"C{place}"
         right.plot(betas, [r.won for _, r in points], color=color, marker="^", label=label)
         right.plot(betas, [-r.lost for _, r in points], color=color, marker="v", ls="--")

@@ -55,7 +55,7 @@ def test_the_adapter_says_how_it_is_decoded(
     assert ask(running, beta=0.0) == greedy
     assert ask(running, lora_name="greedy") == greedy
     assert ask(running, lora_name="greedy", **STRONG) == strong
-    with pytest.raises(InvalidRequest, match=r"lora_name: .*cold\.json: betta: unknown key"):
+    with pytest.raises(InvalidRequest, match=r"lora_name: .*cold\.json: 'betta': unknown key"):
         ask(running, lora_name="broken")
     assert cold(["models", "--url", running.http]) == 0
     assert "defaults of equations: decoding cold, alpha 0.05, beta 3.0" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The study's items, rules and paired test."""
+"""The study's items and rules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from equations.data import normalise
 
 from study import rules, word_problems
-from study.statistics import compare, mcnemar
 
 WORD_PROBLEMS = Path(__file__).parents[2] / "examples/data/word_problems"
 
@@ -66,10 +65,3 @@ def test_rules_stay_in_the_valid_set(name: str) -> None:
     places = rules.every()[name](seen)
     alpha = 0.01 if "a=0.01" in name else 0.1
     assert seen.valid(alpha).gather(-1, places[:, None]).all()
-
-
-def test_paired_test_is_the_binomial_one() -> None:
-    assert mcnemar(0, 0) == 1.0
-    assert mcnemar(1, 9) == pytest.approx(2 * 11 / 2**10)
-    result = compare("1101", "1010")
-    assert (result.won, result.lost, result.gain) == (2, 1, 0.25)

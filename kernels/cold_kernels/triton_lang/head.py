@@ -13,7 +13,7 @@ def cold_gather_head(
     head,  # [V, H]
     mode,  # [R] int32
     alpha,  # [R] float32
-    highest,  # [R, S] float32, from cold_tile_stats
+    highest,  # [R, S] float32, from cold_tile_stats; unset for rows in base mode
     gathered,  # [R, V] float32
     rows,
     vocab,
@@ -31,21 +31,22 @@ def cold_gather_head(
     """
     for item in range(tl.program_id(0), rows * tiles, tl.num_programs(0)):
         row = item // tiles
-        start = (item - row * tiles) * TILE
-        top = row_maximum(highest + row * tiles, tiles, TILES)
-        cutoff = top + tl.log(tl.load(alpha + row))
-        live = (tl.load(mode + row) == COLD) & (top < INFINITY) & (top > NEVER)
-        if live & (tl.load(highest + item) >= cutoff):
-            offset = tl.cast(row, tl.int64) * vocab
-            ids = start + tl.arange(0, TILE)
-            x = tl.load(expert + offset + ids, mask=ids < vocab, other=NEVER).to(tl.float32)
-            valid = (x >= cutoff) & (x > NEVER)
-            h_row = hidden + tl.cast(row, tl.int64) * width
-            token = -1
-            for _ in range(tl.sum(tl.where(valid, 1, 0), 0)):
-                token = tl.min(tl.where(valid & (ids > token), ids, NO_TOKEN), 0)
-                logit = _dot(h_row, head + token.to(tl.int64) * width, width, WIDTH)
-                tl.store(gathered + offset + token, logit)
+        if tl.load(mode + row) == COLD:
+            start = (item - row * tiles) * TILE
+            top = row_maximum(highest + row * tiles, tiles, TILES)
+            cutoff = top + tl.log(tl.load(alpha + row))
+            live = (top < INFINITY) & (top > NEVER)
+            if live & (tl.load(highest + item) >= cutoff):
+                offset = tl.cast(row, tl.int64) * vocab
+                ids = start + tl.arange(0, TILE)
+                x = tl.load(expert + offset + ids, mask=ids < vocab, other=NEVER).to(tl.float32)
+                valid = (x >= cutoff) & (x > NEVER)
+                h_row = hidden + tl.cast(row, tl.int64) * width
+                token = -1
+                for _ in range(tl.sum(tl.where(valid, 1, 0), 0)):
+                    token = tl.min(tl.where(valid & (ids > token), ids, NO_TOKEN), 0)
+                    logit = _dot(h_row, head + token.to(tl.int64) * width, width, WIDTH)
+                    tl.store(gathered + offset + token, logit)
 
 
 @triton.jit
