@@ -160,5 +160,13 @@ def grid() -> dict[str, Rule]:
     }
 
 
+def core() -> dict[str, Rule]:
+    """What the study asks of every task, base and adapter."""
+    wanted = ("argmaxes agree", "base surer", "two valid", "amateur at 2")
+    beyond = {name: rule for name, rule in adaptive(1.0, 0.1).items() if name.startswith(wanted)}
+    plain = {**family(0.1, (-0.25, 0.25, 0.5, 1.0, 2.0)), **family(0.3, (0.5, 1.0, 2.0))}
+    return {"greedy": greedy, "base": base, **plain, **beyond}
+
+
 def every() -> dict[str, Rule]:
     return {**grid(), **adaptive(1.0, 0.1), **{f"mix {w:g}": average(w, 0.1) for w in (0.3, 0.5)}}

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,14 @@ from study import items, rules
 from study.tree import Counts, Pair, decode
 
 BASE_MODEL = Path("~/.cache/cold-server/SmolLM2-135M-Instruct")
-MAX_TOKENS = {"chain": 60, "commonsense": 12, "equation": 40}
+MAX_TOKENS = {"base_nine": 60, "chain": 60, "commonsense": 12, "equation": 40}
+# The last number is the answer; elsewhere all words are.
+NUMERIC = ("base_nine", "chain")
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 def is_right(task: str, text: str, item: items.Item) -> bool:
-    if task != "chain":
+    if task not in NUMERIC:
         return text.split() == str(item["answer"]).split()
     numbers = NUMBER.findall(text)
     return bool(numbers) and abs(value(numbers[-1]) - value(item["answer"])) < 1e-3
@@ -50,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--split", default="dev")
     add("--base-model", type=Path, default=BASE_MODEL)
     add("--adapter", type=Path, required=True)
-    add("--rules", default="grid", help="grid, every, or names of rules separated by ;")
+    add("--rules", default="grid", help="core, every, grid, or names of rules separated by ;")
     add("--scale", type=float, default=1.0, help="factor on the adapter's weights")
     add("--data", type=Path, default=Path("study/work/data"))
     add("--out", type=Path, default=Path("study/results"))
@@ -62,12 +65,21 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def all_rules() -> dict[str, rules.Rule]:
+    return {**rules.every(), "base": rules.base}
+
+
+SETS: dict[str, Callable[[], dict[str, rules.Rule]]] = {
+    "core": rules.core,
+    "every": all_rules,
+    "grid": rules.grid,
+}
+
+
 def chosen_rules(text: str) -> dict[str, rules.Rule]:
-    known = {**rules.every(), "base": rules.base}
-    if text == "grid":
-        return rules.grid()
-    if text == "every":
-        return known
+    known = all_rules()
+    if text in SETS:
+        return SETS[text]()
     return {name: known.get(name) or rules.cold(*parse_cold(name)) for name in text.split(";")}
 
 
@@ -82,7 +94,7 @@ def parse_cold(name: str) -> tuple[float, float]:
 def record_path(args: argparse.Namespace) -> Path:
     adapter = f"{args.adapter.parent.name}-{int(args.adapter.name):04}"
     scale = "" if args.scale == 1.0 else f"-x{args.scale:g}"
-    kind = args.rules if args.rules in ("grid", "every") else "chosen"
+    kind = args.rules if args.rules in SETS else "chosen"
     folder: Path = args.out
     return folder / f"{adapter}{scale}-{args.task}-{args.split}-{kind}.json"
 

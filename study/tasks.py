@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from study import commonsense, items, word_problems
+from study import base_nine, commonsense, items, word_problems
 
 WORD_PROBLEMS = Path("examples/data/word_problems")
 TRAINED = ("train", "held_out")  # held_out is for the loss during training
 TASKS: dict[str, Callable[[], dict[str, list[items.Item]]]] = {
+    "base_nine": base_nine.splits,
     "chain": lambda: word_problems.chains(WORD_PROBLEMS),
     "commonsense": commonsense.splits,
     "equation": lambda: word_problems.equations(WORD_PROBLEMS),

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 _LANES = 16  # kernels/csrc/linear.h
-_PANELS_AT_ONCE = 2
+_BLOCK_BYTES = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,10 @@ def _pack_panels(matrix: Tensor) -> Tensor:
     pairs = padded.view(-1, _LANES, columns // 2, 2)
     order = _order(matrix)
     packed = padded.view([pairs.shape[axis] for axis in order])
-    # A panel takes the place of its own rows, so that no second matrix is needed. Few at once:
-    # large temporaries, freed, leave holes in the heap.
-    for old, new in zip(pairs.split(_PANELS_AT_ONCE), packed.split(_PANELS_AT_ONCE), strict=True):
+    # A panel takes the place of its own rows, so that no second matrix is needed. Not too many at
+    # once: large temporaries, freed, leave holes in the heap.
+    at_once = max(1, _BLOCK_BYTES // (_LANES * columns * matrix.element_size()))
+    for old, new in zip(pairs.split(at_once), packed.split(at_once), strict=True):
         new.copy_(old.permute(order).contiguous())
     return packed
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from equations.data import normalise
 
-from study import rules, word_problems
+from study import base_nine, rules, word_problems
 
 WORD_PROBLEMS = Path(__file__).parents[2] / "examples/data/word_problems"
 
@@ -39,6 +40,19 @@ def test_no_question_is_in_two_splits(chains: dict[str, list[dict[str, str]]]) -
         for item in items:
             assert seen.setdefault(normalise(item["prompt"]), split) == split
     assert len(chains["test"]) >= 500
+
+
+def test_sums_are_in_base_nine() -> None:
+    splits = base_nine.splits()
+    for item in (item for items in splits.values() for item in items):
+        left, right = re.findall(r"\d+", item["prompt"])
+        assert int(item["answer"], 9) == int(left, 9) + int(right, 9)
+        *sums, last = item["completion"].strip().split(". ")
+        assert last == f"The answer is {item['answer']}."
+        for terms, total in (text.split(" = ") for text in sums):
+            assert sum(int(term, 9) for term in terms.split(" + ")) == int(total, 9)
+    prompts = [item["prompt"] for items in splits.values() for item in items]
+    assert len(set(prompts)) == len(prompts) and len(splits["test"]) >= 500
 
 
 def view(expert: torch.Tensor, base: torch.Tensor) -> rules.View:
