@@ -163,7 +163,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base-model", required=True, metavar="DIR")
     parser.add_argument("--adapter", action="append", default=[], metavar="NAME=DIR")
-    parser.add_argument("--max-sequences", type=int, default=8, help="of the server")
+    parser.add_argument(
+        "--max-sequences", type=int, default=4, help="of the server; as many as keep the limits"
+    )
     parser.add_argument("--max-wait-s", type=float, default=1.0, help="of the server")
     parser.add_argument("--max-tokens", type=int, default=32, help="of an answer")
     parser.add_argument("--slo", action="append", help="default: ttft_ms:2000 and itl_ms:100")

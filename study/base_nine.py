@@ -1,8 +1,8 @@
 """Sums of three-digit numbers in base nine, as chains of thought.
 
-The base knows sums, in base ten: `7 + 6 = 13`. What the adapter learns, `7 + 6 = 14`, contradicts it
-in the middle of the reasoning. After Wu et al., "Reasoning or Reciting?" (arXiv 2307.02477), whose
-models fell back on base ten. The items are generated; no sum is in two splits.
+The base knows sums, but in base ten: `7 + 6 = 13`. What the adapter learns, `7 + 6 = 14`,
+contradicts it in the midst of the reasoning. After Wu et al., "Reasoning or Reciting?" (arXiv
+2307.02477), whose models fell back on base ten. The items are generated; no sum is in two splits.
 """
 
 from __future__ import annotations

@@ -24,14 +24,15 @@ ADAPTERS = Path("study/work/adapters")
 
 @dataclass(frozen=True)
 class Cell:
-    """A base and a task: one training run, and what is decoded with its adapters.
+    """A base and a task: the adapters, and what is decoded with them.
 
     Attributes:
         steps: the adapters are those after so many steps; a small and a large change to the base.
         rules: of `study.search`, decoded on dev.
         dev_items: how many of them.
+        other: a task of which an adapter, of as many steps, is averaged with this one's.
         bf16: instead of float32; on a CPU with AMX several times faster.
-        tested: by steps, the rules that dev has chosen and the test items judge.
+        tested: rules that dev has chosen and the test items judge, with the adapter of most steps.
     """
 
     base: str
@@ -39,19 +40,23 @@ class Cell:
     steps: tuple[int, ...]
     rules: str
     dev_items: int
+    other: str = ""
     bf16: bool = True
-    tested: tuple[tuple[int, str], ...] = ()
+    tested: str = ""
 
 
 PLAN = (
     Cell(SMALL, "chain", (8, 16, 30, 120), "every", 160, bf16=False),
-    Cell(SMALL, "base_nine", (30, 120), "every", 300),
-    Cell(SMALL, "equation", (30, 120), "core", 300),
-    Cell(SMALL, "commonsense", (30, 120), "core", 300),
-    Cell(LARGE, "chain", (4, 64), "core", 160),
-    Cell(LARGE, "base_nine", (16, 64), "core", 160),
-    Cell(LARGE, "equation", (8, 64), "core", 160),
-    Cell(LARGE, "commonsense", (8, 64), "core", 300),
+    Cell(SMALL, "base_nine", (30, 60, 120), "core", 150),
+    Cell(SMALL, "commonsense", (30, 120), "core", 200),
+    Cell(SMALL, "equation", (30, 120), "core", 200),
+    Cell(SMALL, "base_nine", (120,), "core", 300, other="commonsense"),
+    Cell(SMALL, "chain", (120,), "core", 300, other="commonsense"),
+    Cell(LARGE, "chain", (4, 64), "core", 100),
+    Cell(LARGE, "base_nine", (16, 64), "core", 100),
+    Cell(LARGE, "commonsense", (8, 64), "core", 200),
+    Cell(LARGE, "equation", (8, 64), "core", 100),
+    Cell(LARGE, "base_nine", (64,), "core", 100, other="commonsense"),
 )
 
 
@@ -59,20 +64,45 @@ def python(module: str, *arguments: object) -> None:
     subprocess.run([sys.executable, "-m", module, *map(str, arguments)], check=True)
 
 
-def train(cell: Cell, threads: int) -> Path:
+def folder_of(task: str, base: str) -> Path:
+    """Where `study.train` puts a task's adapters."""
+    return ADAPTERS / f"{task}-{base}-r16-lr0.0003-s0"
+
+
+def train(task: str, cell: Cell, threads: int) -> Path:
     """Returns the folder of the adapters."""
-    folder = ADAPTERS / f"{cell.task}-{cell.base}-r16-lr0.0003-s0"
+    folder = folder_of(task, cell.base)
     if not all((folder / f"{step:04}").exists() for step in cell.steps):
         begun = ["--resume"] if (folder / "checkpoint.safetensors").exists() else []
-        options = ("--task", cell.task, "--base-model", BASES / cell.base, "--threads", threads)
+        options = ("--task", task, "--base-model", BASES / cell.base, "--threads", threads)
         python("study.train", *options, "--snapshots", *cell.steps, *begun)
     return folder
 
 
-def decode(cell: Cell, adapter: Path, rules: str, threads: int, *split: object) -> None:
+def averaged(cell: Cell, threads: int) -> Path:
+    """Returns the folder of the averages of two tasks' adapters."""
+    first, second = (train(task, cell, threads) for task in (cell.task, cell.other))
+    folder = ADAPTERS / f"{cell.task}+{cell.other}-{cell.base}-r32-lr0.0003-s0"
+    for name in (f"{step:04}" for step in cell.steps):
+        if not (folder / name).exists():
+            base = ("--base-model", BASES / cell.base)
+            python("study.average", first / name, second / name, folder / name, *base)
+    return folder
+
+
+def decode(cell: Cell, adapter: Path, rules: str, threads: int, *items: object) -> None:
     options = ("--task", cell.task, "--base-model", BASES / cell.base, "--adapter", adapter)
     kind = ["--bf16"] if cell.bf16 else []
-    python("study.search", *options, "--rules", rules, "--threads", threads, *kind, *split)
+    python("study.search", *options, "--rules", rules, "--threads", threads, *kind, *items)
+
+
+def run(cell: Cell, threads: int) -> None:
+    folder = averaged(cell, threads) if cell.other else train(cell.task, cell, threads)
+    adapters = [folder / f"{step:04}" for step in cell.steps]
+    for adapter in adapters:
+        decode(cell, adapter, cell.rules, threads, "--items", cell.dev_items)
+    if cell.tested:
+        decode(cell, adapters[-1], cell.tested, threads, "--split", "test")
 
 
 def main() -> int:
@@ -84,15 +114,10 @@ def main() -> int:
     try:
         if not all((DATA / task).exists() for task in tasks.TASKS):
             python("study.tasks")
+        python("study.prepare_base", BASES / LARGE)
         for cell in PLAN:
             if cell.task in (args.task or tasks.TASKS) and cell.base in (args.base or cell.base):
-                python("study.prepare_base", BASES / LARGE)
-                folder = train(cell, args.threads)
-                for step in cell.steps:
-                    limit = ("--items", cell.dev_items)
-                    decode(cell, folder / f"{step:04}", cell.rules, args.threads, *limit)
-                for step, rules in cell.tested:
-                    decode(cell, folder / f"{step:04}", rules, args.threads, "--split", "test")
+                run(cell, args.threads)
         python("study.report")
     except (subprocess.CalledProcessError, KeyboardInterrupt):
         return 1

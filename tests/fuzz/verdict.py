@@ -20,7 +20,8 @@ _SERVERS = re.compile(
     r"|input byte size mismatch|unexpected shape for input|All input dimensions should be specified"
     r"|inference input '.*' data-type is|unexpected inference input|unable to find data for input"
     r"|(in)?complete string|expected \d+ string elements|unexpected number of string elements"
-    r"|out of bounds index 0: request has 0 inputs|string correlation ID cannot be longer",
+    r"|out of bounds index 0: request has 0 inputs|string correlation ID cannot be longer"
+    r"|generate expects model to produce exactly 1 response",
     re.DOTALL,
 )
 
