@@ -70,18 +70,11 @@ format: .venv/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Hours on one core. Every program goes on from where it was stopped.
-STUDY := PYTHONPATH=examples OMP_NUM_THREADS=1 $(BIN)/python -m
-STUDY_RUN := study/work/adapters/chain-SmolLM2-135M-Instruct-r16-lr0.0003-s0
-STUDY_STEPS := 8 16 30 60 120 240
+# Hours. Every program goes on from where it was stopped.
+STUDY := PYTHONPATH=examples $(BIN)/python -m
 
 study: setup
-	$(STUDY) study.tasks
-	$(STUDY) study.train --task chain --snapshots $(STUDY_STEPS) $(if $(wildcard $(STUDY_RUN)/checkpoint.safetensors),--resume)
-	for step in $(STUDY_STEPS); do \
-		$(STUDY) study.search --task chain --rules every --adapter $(STUDY_RUN)/$$(printf %04d $$step) || exit; \
-	done
-	$(STUDY) study.report
+	$(STUDY) study.run --threads 2
 
 study-report: .venv/.installed
 	$(STUDY) study.report

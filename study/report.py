@@ -2,7 +2,7 @@
 
     PYTHONPATH=examples python -m study.report
 
-The text comes from study/page.md; `{{tables}}` and `{{tries}}` in it are filled in.
+The text comes from study/page.md; what stands in double braces in it is filled in.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ Record = dict[str, Any]
 
 def records() -> list[Record]:
     found = [json.loads(path.read_text()) for path in RESULTS.glob("*.json")]
-    return sorted(found, key=lambda r: (r["task"], r["base"], r["adapter"], r["steps"], r["split"]))
+    names = ("task", "base", "adapter", "steps", "scale", "split")
+    return sorted(found, key=lambda record: tuple(record[name] for name in names))
 
 
 def tries(record: Record) -> dict[str, Summary]:
@@ -53,13 +54,19 @@ def write_tries(found: list[Record]) -> None:
                 file.write(json.dumps(line) + "\n")
 
 
-def title(record: Record) -> str:
-    rank = re.search(r"-r(\d+)-", record["adapter"])
+def label(record: Record) -> str:
+    """The task, what the adapter has been made of, and how far it is from the base."""
+    made_of = record["adapter"].partition("-")[0]
+    task = record["task"] if made_of == record["task"] else f"{record['task']}, average {made_of}"
     scale = "" if record["scale"] == 1.0 else f", weights x {record['scale']:g}"
+    base = record["base"].partition("-")[0]
+    return f"{task}, {base}, {record['steps']} steps{scale}, {record['split']}"
+
+
+def title(record: Record) -> str:
     contested = record["contested_steps"] / record["greedy_steps"]
     return (
-        f"{record['task']}, {record['base']}, rank {rank[1] if rank else '?'}, "
-        f"{record['steps']} steps{scale}, {record['split']}; "
+        f"{label(record)}, {record['dtype']}; "
         f"{contested:.0%} of greedy's steps contested at alpha 0.1"
     )
 
@@ -75,11 +82,27 @@ def summary(found: list[Record]) -> str:
         results = tries(record)
         best = next(name for name in results)
         rows.append(
-            f"| {record['task']}, {record['base']}, {record['steps']} steps, {record['split']} "
-            f"| {results['greedy'].items} | {share(results.get('base'))} "
+            f"| {label(record)} | {results['greedy'].items} | {share(results.get('base'))} "
             f"| {share(results['greedy'])} | {change(results.get('cold a=0.1 b=0.5'))} "
             f"| {best}: {change(results[best])} |"
         )
+    return "\n".join(rows)
+
+
+def judged(found: list[Record]) -> str:
+    """Of every rule that test items have judged."""
+    rows = []
+    for record in found:
+        results = tries(record) if record["split"] == "test" else {}
+        for name, result in results.items():
+            if name != "greedy":
+                gain = f"{100 * result.difference:+.1f}"
+                low, high = 100 * result.difference_low, 100 * result.difference_high
+                rows.append(
+                    f"| {label(record)}, {result.items} items: {name} | {share(results['greedy'])} "
+                    f"| {result.score:.1%} | {gain} ({low:+.1f} to {high:+.1f}) points, "
+                    f"{result.won} / {result.lost}, {result.p:.1g} |"
+                )
     return "\n".join(rows)
 
 
@@ -91,6 +114,37 @@ def change(result: Summary | None) -> str:
     if result is None:
         return ""
     return f"{result.score:.1%}, {result.won} / {result.lost}, {result.p:.2g}"
+
+
+def predictions(found: list[Record]) -> str:
+    """What the likelihood of right answers says of beta, and what it did on dev."""
+    rows = [
+        "| Task, adapter, split | Best beta by likelihood | Loss at it / at 0 "
+        "| Nearest beta decoded: gain, won / lost, p |",
+        "|---|---|---|---|",
+    ]
+    for record in found:
+        keys = ("task", "adapter", "steps", "scale")
+        if record["split"] != "dev" or not (asked := likelihood([record[key] for key in keys])):
+            continue
+        best, losses = asked["best"], asked["losses"]
+        beta, result = min(curve(record), key=lambda point: abs(point[0] - best))
+        ratio = losses[str(best)] / losses["0.0"]
+        gain = f"{beta:g}: {100 * result.difference:+.1f} points"
+        rows.append(
+            f"| {label(record)} | {best:g} | {ratio:.2f} "
+            f"| {gain}, {result.won} / {result.lost}, {result.p:.2g} |"
+        )
+    return "\n".join(rows)
+
+
+def likelihood(wanted: list[Any]) -> Record | None:
+    """The record of `study.likelihood` for a task, an adapter, its steps and scale."""
+    for path in (RESULTS / "likelihood").glob("*.json"):
+        record: Record = json.loads(path.read_text())
+        if [record[key] for key in ("task", "adapter", "steps", "scale")] == wanted:
+            return record
+    return None
 
 
 def table(record: Record) -> str:
@@ -116,27 +170,35 @@ def curve(record: Record) -> list[tuple[float, Summary]]:
 
 
 def draw(found: list[Record]) -> None:
+    """Left, gains by beta; right, accuracy of scaled adapters by how far beta takes them."""
     import matplotlib
 
     matplotlib.use("Agg")  # no display needed
     from matplotlib import pyplot
 
-    drawn = [record for record in found if record["scale"] == 1.0]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for place, record in enumerate(drawn):
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    scaled = {record["adapter"] for record in found if record["scale"] != 1.0}
+    for place, record in enumerate(r for r in found if r["scale"] == 1.0 and r["split"] == "dev"):
         points = curve(record)
-        label = f"{record['task']}, {record['steps']} steps, {record['split']}"
-        betas = [beta for beta, _ in points]
-        left.plot(betas, [r.score for _, r in points], marker="o", label=label)
-        color = f"C{place}"
-        right.plot(betas, [r.won for _, r in points], color=color, marker="^", label=label)
-        right.plot(betas, [-r.lost for _, r in points], color=color, marker="v", ls="--")
-    left.set(xlabel="beta (0 is greedy)", ylabel="accuracy", title="CoLD at alpha 0.1")
-    right.set(xlabel="beta", ylabel="items", title="won (up) and lost (down) against greedy")
-    right.axhline(0, color="0.5", lw=0.8)
+        betas, gains = [beta for beta, _ in points], [100 * r.difference for _, r in points]
+        line = "-" if place < 10 else "--"
+        left.plot(betas, gains, marker="o", ms=3, ls=line, label=label(record))
+    for record in found:
+        if record["adapter"] in scaled and record["split"] == "dev" and record["steps"] == 120:
+            points = [point for point in curve(record) if point[0] >= 0]
+            reach = [record["scale"] * (1 + beta) for beta, _ in points]
+            scores = [100 * result.score for _, result in points]
+            (line,) = right.plot(reach, scores, alpha=0.7, label=f"weights x {record['scale']:g}")
+            right.plot(reach[:1], scores[:1], marker="o", ms=9, color=line.get_color())
+            right.plot(reach[1:], scores[1:], marker="o", ms=4, ls="", color=line.get_color())
+    left.axhline(0, color="0.5", lw=0.8)
+    left.set(xlabel="beta (0 is greedy)", ylabel="gain over greedy, points", title="as trained")
+    right.set(
+        xlabel="scale x (1 + beta)", ylabel="accuracy, %", title="base_nine; large dots: greedy"
+    )
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    left.legend(fontsize=8)
+        axes.legend(fontsize=7)
     figure.savefig(PICTURE, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
 
@@ -147,6 +209,8 @@ def main() -> None:
     draw(found)
     text = PAGE.read_text(encoding="utf-8")
     text = text.replace("{{tables}}", summary(found))
+    text = text.replace("{{judged}}", judged(found))
+    text = text.replace("{{predictions}}", predictions(found))
     text = text.replace("{{tries}}", "\n\n".join(table(record) for record in found))
     TARGET.write_text(text, encoding="utf-8")
     print(f"{TARGET}, {PICTURE}, {TRIES}: {len(found)} records")

@@ -91,12 +91,17 @@ def parse_cold(name: str) -> tuple[float, float]:
     return float(match[2]), float(match[1])
 
 
+def adapter_name(adapter: Path, scale: float) -> str:
+    """A run, its steps, and the scale if it is not the adapter's own."""
+    name = f"{adapter.parent.name}-{int(adapter.name):04}"
+    return name if scale == 1.0 else f"{name}-x{scale:g}"
+
+
 def record_path(args: argparse.Namespace) -> Path:
-    adapter = f"{args.adapter.parent.name}-{int(args.adapter.name):04}"
-    scale = "" if args.scale == 1.0 else f"-x{args.scale:g}"
     kind = args.rules if args.rules in SETS else "chosen"
+    name = adapter_name(args.adapter, args.scale)
     folder: Path = args.out
-    return folder / f"{adapter}{scale}-{args.task}-{args.split}-{kind}.json"
+    return folder / f"{name}-{args.task}-{args.split}-{kind}.json"
 
 
 def new_record(args: argparse.Namespace, names: list[str]) -> dict[str, Any]:

@@ -57,6 +57,18 @@ class Network:
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(parents), 1)], 1)
         return self._forward(torch.tensor(tokens)[:, None], self._mask.sum(1, keepdim=True) - 1)
 
+    def read(self, rows: Sequence[list[int]], pad: int, last: int) -> Tensor:
+        """Logits [R, last, V] that predict the last tokens of whole rows."""
+        mask = pad_left([[1] * len(row) for row in rows], 0)
+        output = self._model(
+            input_ids=pad_left(rows, pad),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            logits_to_keep=last + 1,
+        )
+        logits: Tensor = output.logits[:, :-1]
+        return logits
+
     def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
         output = self._model(
             input_ids=ids,
