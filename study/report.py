@@ -176,7 +176,7 @@ def draw(found: list[Record]) -> None:
     matplotlib.use("Agg")  # no display needed
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 7), layout="constrained")
     scaled = {record["adapter"] for record in found if record["scale"] != 1.0}
     for place, record in enumerate(r for r in found if r["scale"] == 1.0 and r["split"] == "dev"):
         points = curve(record)
@@ -188,17 +188,18 @@ def draw(found: list[Record]) -> None:
             points = [point for point in curve(record) if point[0] >= 0]
             reach = [record["scale"] * (1 + beta) for beta, _ in points]
             scores = [100 * result.score for _, result in points]
-            (line,) = right.plot(reach, scores, alpha=0.7, label=f"weights x {record['scale']:g}")
+            name = f"{record['task']}, weights x {record['scale']:g}"
+            (line,) = right.plot(reach, scores, alpha=0.7, label=name)
             right.plot(reach[:1], scores[:1], marker="o", ms=9, color=line.get_color())
             right.plot(reach[1:], scores[1:], marker="o", ms=4, ls="", color=line.get_color())
     left.axhline(0, color="0.5", lw=0.8)
-    left.set(xlabel="beta (0 is greedy)", ylabel="gain over greedy, points", title="as trained")
-    right.set(
-        xlabel="scale x (1 + beta)", ylabel="accuracy, %", title="base_nine; large dots: greedy"
+    left.set(
+        xlabel="beta (0 is greedy)", ylabel="gain over greedy, points", title="adapters as trained"
     )
+    right.set(xlabel="scale x (1 + beta)", ylabel="accuracy, %", title="large dots: greedy")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     figure.savefig(PICTURE, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
 

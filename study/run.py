@@ -22,6 +22,10 @@ DATA = Path("study/work/data")
 ADAPTERS = Path("study/work/adapters")
 
 
+HALF_AND_ONE = "cold a=0.1 b=0.5;cold a=0.1 b=1"
+HALF_AND_TWO = "cold a=0.1 b=0.5;cold a=0.1 b=2"
+
+
 @dataclass(frozen=True)
 class Cell:
     """A base and a task: the adapters, and what is decoded with them.
@@ -30,6 +34,7 @@ class Cell:
         steps: the adapters are those after so many steps; a small and a large change to the base.
         rules: of `study.search`, decoded on dev.
         dev_items: how many of them.
+        scale: factor on the adapter's weights.
         other: a task of which an adapter, of as many steps, is averaged with this one's.
         bf16: instead of float32; on a CPU with AMX several times faster.
         tested: rules that dev has chosen and the test items judge, with the adapter of most steps.
@@ -40,6 +45,7 @@ class Cell:
     steps: tuple[int, ...]
     rules: str
     dev_items: int
+    scale: float = 1.0
     other: str = ""
     bf16: bool = True
     tested: str = ""
@@ -49,14 +55,19 @@ PLAN = (
     Cell(SMALL, "chain", (8, 16, 30, 120), "every", 160, bf16=False),
     Cell(SMALL, "base_nine", (30, 60, 120), "core", 150),
     Cell(SMALL, "commonsense", (30, 120), "core", 200),
-    Cell(SMALL, "equation", (30, 120), "core", 200),
-    Cell(SMALL, "base_nine", (120,), "core", 300, other="commonsense"),
-    Cell(SMALL, "chain", (120,), "core", 300, other="commonsense"),
+    Cell(SMALL, "equation", (30, 120), "core", 150),
+    Cell(SMALL, "base_nine", (120,), "core", 150, scale=0.4),
+    Cell(SMALL, "base_nine", (120,), "core", 150, scale=0.6, tested="greedy;" + HALF_AND_TWO),
+    Cell(SMALL, "base_nine", (120,), "core", 150, scale=0.8),
+    Cell(SMALL, "base_nine", (120,), "core", 150, scale=1.5),
+    Cell(SMALL, "chain", (120,), "core", 150, scale=0.6, tested="greedy;" + HALF_AND_ONE),
+    Cell(SMALL, "base_nine", (120,), "core", 150, other="chain"),
+    Cell(SMALL, "chain", (120,), "core", 150, other="base_nine"),
+    Cell(LARGE, "base_nine", (16, 32, 64), "core", 100),
+    Cell(LARGE, "base_nine", (64,), "core", 100, other="chain", tested="greedy;" + HALF_AND_TWO),
     Cell(LARGE, "chain", (4, 64), "core", 100),
-    Cell(LARGE, "base_nine", (16, 64), "core", 100),
     Cell(LARGE, "commonsense", (8, 64), "core", 200),
     Cell(LARGE, "equation", (8, 64), "core", 100),
-    Cell(LARGE, "base_nine", (64,), "core", 100, other="commonsense"),
 )
 
 
@@ -90,10 +101,16 @@ def averaged(cell: Cell, threads: int) -> Path:
     return folder
 
 
-def decode(cell: Cell, adapter: Path, rules: str, threads: int, *items: object) -> None:
-    options = ("--task", cell.task, "--base-model", BASES / cell.base, "--adapter", adapter)
+def shared_options(cell: Cell, adapter: Path, threads: int) -> list[object]:
+    """Of `study.search` and `study.likelihood`."""
     kind = ["--bf16"] if cell.bf16 else []
-    python("study.search", *options, "--rules", rules, "--threads", threads, *kind, *items)
+    base = ("--base-model", BASES / cell.base, "--adapter", adapter, "--scale", cell.scale)
+    return ["--task", cell.task, *base, "--threads", threads, *kind]
+
+
+def decode(cell: Cell, adapter: Path, rules: str, threads: int, *items: object) -> None:
+    shared = shared_options(cell, adapter, threads)
+    python("study.search", *shared, "--rules", rules, *items)
 
 
 def run(cell: Cell, threads: int) -> None:
@@ -101,6 +118,7 @@ def run(cell: Cell, threads: int) -> None:
     adapters = [folder / f"{step:04}" for step in cell.steps]
     for adapter in adapters:
         decode(cell, adapter, cell.rules, threads, "--items", cell.dev_items)
+        python("study.likelihood", *shared_options(cell, adapter, threads))
     if cell.tested:
         decode(cell, adapters[-1], cell.tested, threads, "--split", "test")
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from equations.data import normalise
+from finetuning.model import Example
 
-from study import base_nine, rules, word_problems
+from study import base_nine, likelihood, rules, run, search, tasks, word_problems
 
 WORD_PROBLEMS = Path(__file__).parents[2] / "examples/data/word_problems"
 
@@ -79,3 +81,36 @@ def test_rules_stay_in_the_valid_set(name: str) -> None:
     places = rules.every()[name](seen)
     alpha = 0.01 if "a=0.01" in name else 0.1
     assert seen.valid(alpha).gather(-1, places[:, None]).all()
+
+
+class Fixed:
+    """A network whose logits are known."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self._logits = logits
+
+    def read(self, rows: list[list[int]], pad: int, last: int) -> torch.Tensor:
+        return self._logits[None, -last:].expand(len(rows), -1, -1)
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.8, 1.0])
+def test_likelihood_finds_how_far_an_adapter_falls_short(scale: float) -> None:
+    """Answers drawn from base + change; an expert with a part of the change needs the rest."""
+    generator = torch.Generator().manual_seed(0)
+    base, change = torch.randn(2, 4000, 20, generator=generator)
+    drawn = torch.multinomial((base + change).softmax(-1), 1, generator=generator)[:, 0]
+    pair = SimpleNamespace(
+        base=Fixed(base),
+        expert=Fixed(base + scale * change),
+        tokenizer=SimpleNamespace(pad_token_id=0),
+    )
+    found = likelihood.losses(pair, [Example([1], drawn.tolist())], 1)  # type: ignore[arg-type]
+    best = likelihood.BETAS[found.index(min(found))]
+    assert best == pytest.approx(1 / scale - 1, abs=0.15)
+
+
+def test_the_plan_can_be_run() -> None:
+    for cell in run.PLAN:
+        assert {cell.task, cell.other or cell.task} <= set(tasks.TASKS)
+        assert cell.rules in search.SETS
+        assert not cell.tested or "greedy" in search.chosen_rules(cell.tested)
