@@ -194,7 +194,9 @@ def draw(found: list[Record]) -> None:
             right.plot(reach[1:], scores[1:], marker="o", ms=4, ls="", color=line.get_color())
     left.axhline(0, color="0.5", lw=0.8)
     left.set(
-        xlabel="beta (0 is greedy)", ylabel="gain over greedy, points", title="adapters as trained"
+        xlabel="beta (0 is greedy)",
+        ylabel="gain over greedy, points",
+        title="adapters with their own weights, and averages",
     )
     right.set(xlabel="scale x (1 + beta)", ylabel="accuracy, %", title="large dots: greedy")
     for axes in (left, right):
