@@ -65,12 +65,16 @@ def main() -> int:
     add("--scale", type=float, default=1.0, help="factor on the adapter's weights")
     add("--data", type=Path, default=Path("study/work/data"))
     add("--out", type=Path, default=Path("study/results/likelihood"))
-    add("--items", type=int, default=100, help="at most so many")
+    add("--items", type=int, default=60, help="at most so many")
     add("--batch", type=int, default=5)
     add("--threads", type=int, default=1)
     add("--bf16", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    path: Path = args.out / f"{adapter_name(args.adapter, args.scale)}-{args.task}.json"
+    if path.exists():
+        print(f"{path}: complete")
+        return 0
     try:
         read = items.read(args.data / args.task / "held_out.jsonl")[: args.items]
     except items.DataError as error:
@@ -81,7 +85,6 @@ def main() -> int:
     found = losses(pair, examples, args.batch)
     best = BETAS[min(range(len(BETAS)), key=found.__getitem__)]
     args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / f"{adapter_name(args.adapter, args.scale)}-{args.task}.json"
     record = {
         "task": args.task,
         "adapter": args.adapter.parent.name,

@@ -25,7 +25,10 @@ Record = dict[str, Any]
 
 
 def records() -> list[Record]:
+    """What `study.search` has written, each with what came of its rules as `results`."""
     found = [json.loads(path.read_text()) for path in RESULTS.glob("*.json")]
+    for record in found:
+        record["results"] = tries(record)
     names = ("task", "base", "adapter", "steps", "scale", "split")
     return sorted(found, key=lambda record: tuple(record[name] for name in names))
 
@@ -42,7 +45,7 @@ def write_tries(found: list[Record]) -> None:
     with TRIES.open("w", encoding="utf-8") as file:
         for record in found:
             keys = ("task", "base", "adapter", "steps", "scale", "split", "dtype")
-            for name, result in tries(record).items():
+            for name, result in record["results"].items():
                 line = {key: record[key] for key in keys} | {
                     "rule": name,
                     "items": result.items,
@@ -79,8 +82,8 @@ def summary(found: list[Record]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for record in found:
-        results = tries(record)
-        best = next(name for name in results)
+        results = record["results"]
+        best = next(iter(results))
         rows.append(
             f"| {label(record)} | {results['greedy'].items} | {share(results.get('base'))} "
             f"| {share(results['greedy'])} | {change(results.get('cold a=0.1 b=0.5'))} "
@@ -93,15 +96,12 @@ def judged(found: list[Record]) -> str:
     """Of every rule that test items have judged."""
     rows = []
     for record in found:
-        results = tries(record) if record["split"] == "test" else {}
+        results = record["results"] if record["split"] == "test" else {}
         for name, result in results.items():
             if name != "greedy":
-                gain = f"{100 * result.difference:+.1f}"
-                low, high = 100 * result.difference_low, 100 * result.difference_high
                 rows.append(
                     f"| {label(record)}, {result.items} items: {name} | {share(results['greedy'])} "
-                    f"| {result.score:.1%} | {gain} ({low:+.1f} to {high:+.1f}) points, "
-                    f"{result.won} / {result.lost}, {result.p:.1g} |"
+                    f"| {share(result)} | {gain(result)}, {odds(result)} |"
                 )
     return "\n".join(rows)
 
@@ -111,9 +111,17 @@ def share(result: Summary | None) -> str:
 
 
 def change(result: Summary | None) -> str:
-    if result is None:
-        return ""
-    return f"{result.score:.1%}, {result.won} / {result.lost}, {result.p:.2g}"
+    return "" if result is None else f"{share(result)}, {odds(result)}"
+
+
+def gain(result: Summary) -> str:
+    """Over greedy, with its interval."""
+    interval = f"{result.difference_low:+.1%} to {result.difference_high:+.1%}"
+    return f"{result.difference:+.1%} ({interval})"
+
+
+def odds(result: Summary) -> str:
+    return f"{result.won} / {result.lost}, {result.p:.2g}"
 
 
 def predictions(found: list[Record]) -> str:
@@ -130,10 +138,9 @@ def predictions(found: list[Record]) -> str:
         best, losses = asked["best"], asked["losses"]
         beta, result = min(curve(record), key=lambda point: abs(point[0] - best))
         ratio = losses[str(best)] / losses["0.0"]
-        gain = f"{beta:g}: {100 * result.difference:+.1f} points"
         rows.append(
             f"| {label(record)} | {best:g} | {ratio:.2f} "
-            f"| {gain}, {result.won} / {result.lost}, {result.p:.2g} |"
+            f"| {beta:g}: {result.difference:+.1%}, {odds(result)} |"
         )
     return "\n".join(rows)
 
@@ -150,20 +157,17 @@ def likelihood(wanted: list[Any]) -> Record | None:
 def table(record: Record) -> str:
     rows = [
         f"<details><summary>{title(record)}</summary>\n",
-        "| Rule | Accuracy | Gain, 95 % interval | Won / lost | p |",
-        "|---|---|---|---|---|",
+        "| Rule | Accuracy | Gain, 95 % interval | Won / lost, p |",
+        "|---|---|---|---|",
     ]
-    for name, result in tries(record).items():
-        gain = f"{result.difference:+.1%}"
-        interval = f"{result.difference_low:+.1%} to {result.difference_high:+.1%}"
-        changes = f"{result.won} / {result.lost} | {result.p:.2g}"
-        rows.append(f"| {name} | {result.score:.1%} | {gain} ({interval}) | {changes} |")
+    for name, result in record["results"].items():
+        rows.append(f"| {name} | {share(result)} | {gain(result)} | {odds(result)} |")
     return "\n".join([*rows, "\n</details>"])
 
 
 def curve(record: Record) -> list[tuple[float, Summary]]:
     """CoLD at alpha 0.1, by beta; greedy is at 0."""
-    results = tries(record)
+    results = record["results"]
     found = [(BETA.fullmatch(name), result) for name, result in results.items()]
     points = [(float(match[1]), result) for match, result in found if match]
     return sorted([(0.0, results["greedy"]), *points], key=lambda point: point[0])

@@ -20,8 +20,6 @@ SMALL = "SmolLM2-135M-Instruct"
 LARGE = "Qwen2.5-Coder-0.5B-Instruct"
 DATA = Path("study/work/data")
 ADAPTERS = Path("study/work/adapters")
-
-
 HALF_AND_ONE = "cold a=0.1 b=0.5;cold a=0.1 b=1"
 HALF_AND_TWO = "cold a=0.1 b=0.5;cold a=0.1 b=2"
 
@@ -75,24 +73,26 @@ def python(module: str, *arguments: object) -> None:
     subprocess.run([sys.executable, "-m", module, *map(str, arguments)], check=True)
 
 
-def folder_of(task: str, base: str) -> Path:
-    """Where `study.train` puts a task's adapters."""
-    return ADAPTERS / f"{task}-{base}-r16-lr0.0003-s0"
+def snapshots(task: str, base: str) -> list[int]:
+    """What the whole plan needs of one training run, which cannot go back for an earlier one."""
+    cells = [cell for cell in PLAN if cell.base == base and task in (cell.task, cell.other)]
+    return sorted({step for cell in cells for step in cell.steps})
 
 
-def train(task: str, cell: Cell, threads: int) -> Path:
+def train(task: str, base: str, threads: int) -> Path:
     """Returns the folder of the adapters."""
-    folder = folder_of(task, cell.base)
-    if not all((folder / f"{step:04}").exists() for step in cell.steps):
+    folder = ADAPTERS / f"{task}-{base}-r16-lr0.0003-s0"
+    steps = snapshots(task, base)
+    if not all((folder / f"{step:04}").exists() for step in steps):
         begun = ["--resume"] if (folder / "checkpoint.safetensors").exists() else []
-        options = ("--task", task, "--base-model", BASES / cell.base, "--threads", threads)
-        python("study.train", *options, "--snapshots", *cell.steps, *begun)
+        options = ("--task", task, "--base-model", BASES / base, "--threads", threads)
+        python("study.train", *options, "--snapshots", *steps, *begun)
     return folder
 
 
 def averaged(cell: Cell, threads: int) -> Path:
     """Returns the folder of the averages of two tasks' adapters."""
-    first, second = (train(task, cell, threads) for task in (cell.task, cell.other))
+    first, second = (train(task, cell.base, threads) for task in (cell.task, cell.other))
     folder = ADAPTERS / f"{cell.task}+{cell.other}-{cell.base}-r32-lr0.0003-s0"
     for name in (f"{step:04}" for step in cell.steps):
         if not (folder / name).exists():
@@ -114,7 +114,7 @@ def decode(cell: Cell, adapter: Path, rules: str, threads: int, *items: object) 
 
 
 def run(cell: Cell, threads: int) -> None:
-    folder = averaged(cell, threads) if cell.other else train(cell.task, cell, threads)
+    folder = averaged(cell, threads) if cell.other else train(cell.task, cell.base, threads)
     adapters = [folder / f"{step:04}" for step in cell.steps]
     for adapter in adapters:
         decode(cell, adapter, cell.rules, threads, "--items", cell.dev_items)

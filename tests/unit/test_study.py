@@ -114,3 +114,9 @@ def test_the_plan_can_be_run() -> None:
         assert {cell.task, cell.other or cell.task} <= set(tasks.TASKS)
         assert cell.rules in search.SETS
         assert not cell.tested or "greedy" in search.chosen_rules(cell.tested)
+
+
+def test_one_training_run_gives_all_that_the_plan_needs() -> None:
+    for cell in run.PLAN:
+        for task in {cell.task, cell.other or cell.task}:
+            assert {*cell.steps} <= {*run.snapshots(task, cell.base)}
