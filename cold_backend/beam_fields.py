@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from cold_backend.beam import BeamSettings, EarlyStopping
 from cold_backend.errors import InvalidRequestError
-from cold_backend.fields import Inputs, read_integer, read_name, read_number
+from cold_backend.fields import PLAIN, Inputs, check_off, read_integer, read_name, read_number
 
 DEFAULT_BEAM_WIDTH = 4
 MAX_BEAM_WIDTH = 32
@@ -14,15 +12,6 @@ _DECODINGS = ("beam", "cold_beam")
 _STOPPINGS = {stopping.value: stopping for stopping in EarlyStopping}
 # Clients may send what has no effect.
 _OFF_WITHOUT_BEAMS = {"beam_width": 1, "length_penalty": 1, "early_stopping": None}
-_OFF_WITH_BEAMS = {
-    "temperature": 0,
-    "top_k": 0,
-    "top_p": 1,
-    "min_p": 0,
-    "repetition_penalty": 1,
-    "presence_penalty": 0,
-    "frequency_penalty": 0,
-}
 
 
 def read_beam(inputs: Inputs, decoding: str, slots: int) -> BeamSettings | None:
@@ -37,9 +26,9 @@ def read_beam(inputs: Inputs, decoding: str, slots: int) -> BeamSettings | None:
         InvalidRequestError: a field is out of range, or means nothing with this decoding.
     """
     if decoding not in _DECODINGS:
-        _check_off(inputs, _OFF_WITHOUT_BEAMS, f"only with decoding {' or '.join(_DECODINGS)}")
+        check_off(inputs, _OFF_WITHOUT_BEAMS, f"only with decoding {' or '.join(_DECODINGS)}")
         return None
-    _check_off(inputs, _OFF_WITH_BEAMS, f"not with decoding {decoding}")
+    check_off(inputs, PLAIN, f"not with decoding {decoding}")
     widest = min(MAX_BEAM_WIDTH, slots)
     if widest < 2:
         raise InvalidRequestError("decoding", f"{decoding} needs max_sequences of 2 or more")
@@ -53,9 +42,3 @@ def read_beam(inputs: Inputs, decoding: str, slots: int) -> BeamSettings | None:
         length_penalty=read_number(inputs, "length_penalty", 1, -10, 10),
         early_stopping=_STOPPINGS[stopping],
     )
-
-
-def _check_off(inputs: Inputs, off: Mapping[str, object], reason: str) -> None:
-    for name, value in off.items():
-        if name in inputs and inputs[name].item() != value:
-            raise InvalidRequestError(name, reason)

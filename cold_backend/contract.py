@@ -51,6 +51,7 @@ class Draw(enum.IntEnum):
     SEED = 2  # 64 bits, as signed
     POSITION = 3  # index of the output token; with the seed it fixes the noise
     OPTIONS = 4  # how many of its best tokens the row of a beam wants; 0 for other rows
+    GIVEN = 5  # the token that the row has to take, see `given`; -1 if it picks one
 
 
 class Shape(enum.IntEnum):
@@ -89,6 +90,7 @@ class LogProb(enum.IntEnum):
 
     EXPERT = 0
     BASE = 1
+    DECODING = 2  # of a given token under the row's mode, see `given`; NaN for others
 
 
 class Option(enum.IntEnum):

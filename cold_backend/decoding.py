@@ -27,6 +27,7 @@ from cold_backend.contract import (
     emitting,
     reading,
 )
+from cold_backend.given import take_given
 from cold_backend.options import find_options
 from cold_kernels import Ops, Selection
 from cold_kernels.reference import contrast_scores
@@ -88,6 +89,7 @@ def decode(ops: Ops, step: Step, expert: Tensor, base: Tensor) -> StepResult:
     result = _result(selection, expert, base, step)
     for row in _shaped_rows(step):
         _reshape(ops, step, settings, row, expert, base, result)
+    take_given(step, expert, base, result)
     return result
 
 
@@ -130,7 +132,8 @@ def _result(selection: Selection, expert: Tensor, base: Tensor, step: Step) -> S
     picks = torch.stack(
         (selection.token, selection.expert_token, selection.valid_count.long()), dim=1
     )
-    log_probs = torch.stack((selection.expert_log_prob, selection.base_log_prob), dim=1)
+    unknown = torch.full_like(selection.expert_log_prob, torch.nan)
+    log_probs = torch.stack((selection.expert_log_prob, selection.base_log_prob, unknown), dim=1)
     options, option_scores = find_options(step, expert, base)
     result = StepResult(picks.cpu().numpy(), log_probs.cpu().numpy(), options, option_scores)
     _add_unread_log_probs(result, expert, base, step)

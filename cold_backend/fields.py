@@ -17,9 +17,26 @@ MAX_NAME_BYTES = 64
 MAX_WORDS = 64  # stop words and bad words, each
 MAX_WORD_BYTES = 256  # text that may become a stop word is compared with all of them at every token
 MAX_MESSAGES = 1024
+# What leaves the choice of tokens to their scores alone.
+PLAIN = {
+    "temperature": 0,
+    "top_k": 0,
+    "top_p": 1,
+    "min_p": 0,
+    "repetition_penalty": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+}
 # Of beta and the like. Far beyond what is of use, and what float32 can still compute with: a score
 # that overflowed would have no place among the others.
 STRONGEST = 1000.0
+
+
+def check_off(inputs: Inputs, off: Mapping[str, object], reason: str) -> None:
+    """Refuses fields that mean nothing here, unless they have the value that has no effect."""
+    for name, value in off.items():
+        if name in inputs and inputs[name].item() != value:
+            raise InvalidRequestError(name, reason)
 
 
 def read_number(

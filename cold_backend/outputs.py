@@ -33,6 +33,8 @@ def outputs_of(piece: Piece, request: GenerationRequest, tokenizer: Tokenizer) -
         outputs["output_log_probs"] = np.array(
             [t.base_log_prob if of_base else t.expert_log_prob for t in tokens], np.float32
         )
+    if request.return_log_probs and request.continuation:
+        outputs["decoding_log_probs"] = np.array([t.decoding_log_prob for t in tokens], np.float32)
     if request.return_contrast:
         outputs |= _contrast(tokens, tokenizer)
     return outputs

@@ -12,8 +12,10 @@ from cold_backend.beam_fields import read_beam
 from cold_backend.config import Settings
 from cold_backend.errors import InvalidRequestError
 from cold_backend.fields import (
+    PLAIN,
     STRONGEST,
     Inputs,
+    check_off,
     read_flag,
     read_integer,
     read_messages,
@@ -34,6 +36,7 @@ _MODES = {
     "cold_beam": Mode.COLD,
 }
 _PROMPTS = ("text_input", "messages", "input_ids")
+_OF_A_FREE_ANSWER = ("max_tokens", "min_tokens", "stop_words", "bad_words")
 _INT32_MAX = 2**31 - 1
 _INFINITY = float("inf")
 _WEAKEST = 1 / STRONGEST
@@ -73,6 +76,7 @@ class GenerationRequest:
         prompt: token ids.
         adapter: name, empty with `decoding` base.
         beam: how to search with beams; None with other decodings.
+        continuation: token ids that the answer has to be; empty if it is free.
         bad_words: token sequences that must not come up.
         echo: text to put before the output.
         priority: 0 is served first, 2 last.
@@ -84,6 +88,7 @@ class GenerationRequest:
     decoding: str
     sampling: Sampling
     beam: BeamSettings | None
+    continuation: tuple[int, ...]
     max_tokens: int
     min_tokens: int
     stop_words: tuple[str, ...]
@@ -131,9 +136,13 @@ class RequestParser:
         sampling = _sampling(inputs, _MODES[decoding], defaults)
         prompt = self._prompt(inputs)
         room = self._settings.max_context - len(prompt)
-        default = min(DEFAULT_MAX_TOKENS, room)
+        continuation = self._continuation(inputs, room)
+        default = len(continuation) or min(DEFAULT_MAX_TOKENS, room)
         max_tokens = read_integer(inputs, "max_tokens", default, 1, room)
         bad_words = read_words(inputs, "bad_words")
+        beam = read_beam(inputs, decoding, self._settings.max_sequences)
+        if beam and continuation:
+            raise InvalidRequestError("continuation", f"not with decoding {decoding}")
         return_contrast = read_flag(inputs, "return_contrast", False)
         if return_contrast and sampling.mode is Mode.BASE:
             raise InvalidRequestError("return_contrast", "not available with decoding base")
@@ -143,12 +152,13 @@ class RequestParser:
             adapter=self._adapter(inputs, sampling.mode),
             decoding=decoding,
             sampling=sampling,
-            beam=read_beam(inputs, decoding, self._settings.max_sequences),
+            beam=beam,
+            continuation=continuation,
             max_tokens=max_tokens,
             min_tokens=read_integer(inputs, "min_tokens", 0, 0, max_tokens),
             stop_words=read_words(inputs, "stop_words"),
             bad_words=tuple(ids for word in bad_words for ids in self._spellings(word)),
-            ignore_eos=read_flag(inputs, "ignore_eos", False),
+            ignore_eos=read_flag(inputs, "ignore_eos", False) or bool(continuation),
             stream=read_flag(inputs, "stream", False),
             echo="" if excluded else self._echo(inputs, prompt),
             priority=read_integer(inputs, "priority", 1, 0, 2),
@@ -191,6 +201,20 @@ class RequestParser:
         text = read_text(inputs, name, most_bytes)
         # Some tokenizers make a begin-of-sequence token of nothing, which is no prompt.
         return self._tokenizer.encode(text) if text else []
+
+    def _continuation(self, inputs: Inputs, room: int) -> tuple[int, ...]:
+        name = "continuation"
+        if name not in inputs:
+            return ()
+        check_off(inputs, PLAIN, f"not with {name}")
+        for other in _OF_A_FREE_ANSWER:
+            if other in inputs:
+                raise InvalidRequestError(other, f"not with {name}")
+        text = read_text(inputs, name, self._settings.prompt_bytes)
+        ids = self._tokenizer.encode_bare(text)
+        if not 0 < len(ids) <= room:
+            raise InvalidRequestError(name, f"must have 1 to {room} tokens, got {len(ids)}")
+        return tuple(ids)
 
     def _check_length(self, name: str, tokens: int) -> None:
         limit = self._settings.max_context - 1

@@ -139,7 +139,8 @@ def _draw(sequence: Sequence) -> tuple[int, ...]:
     seed = sampling.seed - (1 << 64) if sampling.seed >> 63 else sampling.seed
     search = sequence.owner.search
     options = search.options if search else 0
-    return int(sampling.mode), sampling.top_k, seed, sequence.output_length, options
+    position = sequence.output_length
+    return int(sampling.mode), sampling.top_k, seed, position, options, sequence.given
 
 
 def _shape(sequence: Sequence) -> tuple[float, ...]:

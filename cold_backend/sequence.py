@@ -146,6 +146,12 @@ class Sequence:
         return len(self.tokens) - len(self.request.prompt)
 
     @property
+    def given(self) -> int:
+        """The token that must come next; -1 if the models choose it."""
+        continuation = self.request.continuation
+        return continuation[self.output_length] if continuation else -1
+
+    @property
     def banned(self) -> list[int]:
         """Tokens that must not come next."""
         banned = [

@@ -89,7 +89,7 @@ class Telemetry:
         self.metrics.add(m.OUTPUT_TOKENS, adapter)
         if sequence.output_length == 1:
             self.metrics.observe(m.TTFT, sequence.first_token_s - sequence.accepted_s)
-        if sequence.request.sampling.mode is Mode.COLD:
+        if sequence.request.sampling.mode is Mode.COLD and not sequence.request.continuation:
             self.metrics.add(m.CONTRASTED, adapter)
             self.metrics.add(m.CONTESTED, adapter, value=token.valid_count > 1)
             self.metrics.add(m.CHANGED, adapter, value=token.id != token.expert_token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from cold_backend.contract import LogProb, Option, OptionScore, Pick, StepResult
@@ -16,6 +17,7 @@ class Token:
         base_log_prob: likewise for the base.
         expert_token: the expert's own best, -1 where it did not run.
         valid_count: size of the valid set.
+        decoding_log_prob: of a given token under its decoding, see `given`; NaN for others.
     """
 
     id: int
@@ -23,6 +25,7 @@ class Token:
     base_log_prob: float
     expert_token: int
     valid_count: int
+    decoding_log_prob: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ def picked_tokens(result: StepResult) -> list[Token]:
             base_log_prob=log_prob[LogProb.BASE],
             expert_token=pick[Pick.EXPERT_TOKEN],
             valid_count=pick[Pick.VALID_COUNT],
+            decoding_log_prob=log_prob[LogProb.DECODING],
         )
         for pick, log_prob in zip(picks, log_probs, strict=True)
     ]

@@ -35,6 +35,24 @@ class Beams:
     cold: Decoding | None = None  # alpha and beta if it ranks by the contrast
 
 
+def distribution(expert: torch.Tensor, base: torch.Tensor, decoding: Decoding) -> torch.Tensor:
+    """Log-probabilities [n, vocab] of the next token, from logits [n, vocab].
+
+    Contrast shares out anew the expert's probability of the valid set.
+    """
+    if decoding.name == "base":
+        return base.double().log_softmax(1)
+    expert, base = expert.double(), base.double()
+    probs = expert.softmax(1)
+    if decoding.name == "greedy":
+        return probs.log()
+    valid = probs >= decoding.alpha * probs.max(1, keepdim=True).values * (1 - 1e-6)
+    scores = expert + decoding.beta * (expert - base)
+    contrast = scores.masked_fill(~valid, -math.inf).softmax(1)
+    mass = probs.masked_fill(~valid, 0).sum(1, keepdim=True)
+    return torch.where(valid, mass * contrast, probs).log()
+
+
 class Reference:
     """Decodes greedily; remembers what it has decoded already."""
 

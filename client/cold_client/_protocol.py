@@ -15,7 +15,8 @@ from ._types import Piece, Request, TokenContrast
 MODEL = "cold"
 
 _DATATYPES = {
-    "BYTES": "text_input messages lora_name decoding early_stopping stop_words bad_words",
+    "BYTES": "text_input messages continuation lora_name decoding early_stopping"
+    " stop_words bad_words",
     "INT64": "input_ids",
     "FP32": "alpha beta length_penalty temperature top_p min_p"
     " repetition_penalty presence_penalty frequency_penalty deadline_s",
@@ -185,6 +186,7 @@ def _piece(outputs: Outputs) -> Piece:
             num_input_tokens=_first(outputs, "num_input_tokens"),
             num_output_tokens=_first(outputs, "num_output_tokens"),
             log_probs=tuple(map(float, outputs.get("output_log_probs", ()))),
+            decoding_log_probs=tuple(map(float, outputs.get("decoding_log_probs", ()))),
             contrast=tuple(_contrast(outputs)),
         )
     except (IndexError, KeyError, TypeError, ValueError) as error:

@@ -101,6 +101,7 @@ class _Sum:
             num_input_tokens=counts[-1] if counts else None,
             num_output_tokens=len(token_ids),
             log_probs=tuple(value for piece in pieces for value in piece.log_probs),
+            decoding_log_probs=tuple(p for piece in pieces for p in piece.decoding_log_probs),
             contrast=tuple(token for piece in pieces for token in piece.contrast),
             ttft_s=self._latency_s if self._ttft_s is None else self._ttft_s,
             latency_s=self._latency_s,

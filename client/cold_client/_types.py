@@ -17,6 +17,7 @@ class Request:
     from one that was cut off.
 
     Attributes:
+        continuation: what the answer has to be; with `return_log_probs` its probability is told.
         deadline_s: seconds from acceptance to the end of the answer, queueing included; above 0.
         priority: 0 is served first, 1 is what the server takes without it, 2 is served last.
     """
@@ -24,6 +25,7 @@ class Request:
     text_input: str | None = None
     messages: Sequence[Mapping[str, str]] | None = None
     input_ids: Sequence[int] | None = None
+    continuation: str | None = None
     lora_name: str | None = None
     decoding: Literal["cold", "greedy", "base", "beam", "cold_beam"] | None = None
     alpha: float | None = None
@@ -87,6 +89,7 @@ class Piece:
     num_input_tokens: int | None = None
     num_output_tokens: int | None = None
     log_probs: tuple[float, ...] = ()
+    decoding_log_probs: tuple[float, ...] = ()
     contrast: tuple[TokenContrast, ...] = ()
 
 
@@ -97,6 +100,7 @@ class Result:
     Attributes:
         finish_reason: `stop`, `length` or `cancelled`; None if not asked for or not reached.
         num_output_tokens: length of `token_ids`.
+        decoding_log_probs: of each token of a `continuation` under its decoding.
         ttft_s: seconds from the request to the first token; without streaming, to the answer.
         latency_s: seconds from the request to the last piece.
     """
@@ -107,6 +111,7 @@ class Result:
     num_input_tokens: int | None
     num_output_tokens: int
     log_probs: tuple[float, ...]
+    decoding_log_probs: tuple[float, ...]
     contrast: tuple[TokenContrast, ...]
     ttft_s: float
     latency_s: float

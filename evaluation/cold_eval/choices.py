@@ -1,13 +1,7 @@
 """Multiple choice: how probable each decoding finds each choice after the prompt.
 
-A decoding's distribution over the next token, of which the choice's tokens are scored, is the
-expert's, with the mass of the valid set shared out anew by contrast:
-
-    p(t) = P(valid) * softmax over valid of (e + beta * (e - a))   for t in the valid set
-    p(t) = the expert's own probability                            elsewhere
-
-It sums to 1, is the expert's for beta 0 and for alpha 1, and gives a choice with a token outside
-the valid set, where CoLD alone would say minus infinity, what the expert gives it.
+A decoding's distribution over the next token, of which the choice's tokens are scored, is that of
+`cold_backend.given`.
 """
 
 from __future__ import annotations
@@ -22,7 +16,9 @@ from cold_backend.sequence import Sequence as Running
 from cold_backend.token import Token
 from cold_backend.tokenizer import Tokenizer
 from cold_eval.decodings import Decoding
+from cold_eval.items import Item, Task
 from cold_eval.policies import Contrast, View
+from cold_eval.results import Result
 from cold_eval.walks import Kept, continued
 
 
@@ -40,7 +36,7 @@ class ChoiceScores:
 
 
 def token_log_prob(view: View, token: int, decoding: Decoding) -> float:
-    """Log-probability of a token under `base`, `greedy` (the expert) or `cold`, see above."""
+    """Log-probability of a token under `base`, `greedy` (the expert) or `cold`."""
     if decoding.kind == "base":
         return float(view.base_row[token]) - view.base_norm
     expert = float(view.expert_row[token]) - view.expert_norm
@@ -113,8 +109,23 @@ class ChoiceWalk:
             self._sums[row, choice] += token_log_prob(view, token, decoding)
 
 
-def choice_tokens(tokenizer: Tokenizer, prompt: object, choice: str) -> list[int]:
+def choice_text(item: Item, choice: str) -> str:
     """A choice as it would follow the prompt: after a space, unless one ends the prompt or an
     assistant's message begins."""
+    prompt = item.prompt
     bare = not isinstance(prompt, str) or prompt[-1].isspace() or choice[0].isspace()
-    return tokenizer.encode_bare(choice if bare else f" {choice}")
+    return choice if bare else f" {choice}"
+
+
+def chosen(task: Task, item: Item, decoding: Decoding, scores: ChoiceScores) -> Result:
+    """The choice that a decoding finds most probable, scored."""
+    best = scores.best(per_token=task.scorer == "choice_per_token")
+    return Result(
+        task=task.name,
+        item=item.id,
+        decodings={decoding.name: -1},
+        text=item.choices[best],
+        answer=str(best),
+        score=float(str(best) == item.answer),
+        choices=[round(score, 4) for score in scores.log_probs],
+    )

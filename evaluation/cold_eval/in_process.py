@@ -21,7 +21,7 @@ from cold_backend.scheduler import Scheduler
 from cold_backend.sequence import Sequence as Running
 from cold_backend.telemetry import Telemetry
 from cold_eval.answers import Answer, result_of, seed_of, voted
-from cold_eval.choices import ChoiceWalk, choice_tokens
+from cold_eval.choices import ChoiceWalk, choice_text, chosen
 from cold_eval.decodings import Decoding
 from cold_eval.errors import EvaluationError
 from cold_eval.grid import GridWalk, Leaf
@@ -133,26 +133,15 @@ class InProcess:
         walks = []
         for item in items:
             mine = [d for d in decodings if d.name in wanted[item.id]]
-            tokens = [choice_tokens(self.tokenizer, item.prompt, c) for c in item.choices]
+            tokens = [self.tokenizer.encode_bare(choice_text(item, c)) for c in item.choices]
             fields = {"decoding": "cold", "ignore_eos": True}
             request = self._request(item, fields, max(map(len, tokens)), ())
             walks.append(ChoiceWalk(item.id, request, tokens, mine, self.tokenizer))
         for walk in self._walked(walks):
             item = _item(task, walk.key)
             for decoding in decodings:
-                if decoding.name not in wanted[item.id]:
-                    continue
-                scores = walk.scores(decoding)
-                best = scores.best(per_token=task.scorer == "choice_per_token")
-                yield Result(
-                    task=task.name,
-                    item=item.id,
-                    decodings={decoding.name: -1},
-                    text=item.choices[best],
-                    answer=str(best),
-                    score=float(str(best) == item.answer),
-                    choices=[round(score, 4) for score in scores.log_probs],
-                )
+                if decoding.name in wanted[item.id]:
+                    yield chosen(task, item, decoding, walk.scores(decoding))
 
     def _generate(self, task: Task, items: Sequence[Item], decoding: Decoding) -> Iterator[Result]:
         sinks = {item.id: [Kept() for _ in range(decoding.samples)] for item in items}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 from cold_client import Client, ColdClientError, Piece, Request
 from cold_eval.answers import Answer, result_of, seed_of, voted
+from cold_eval.choices import ChoiceScores, choice_text, chosen
 from cold_eval.decodings import Decoding
 from cold_eval.errors import EvaluationError
 from cold_eval.items import Item, Task
@@ -54,10 +56,6 @@ class Served:
         Raises:
             EvaluationError: the server fails or refuses an item, or cannot do what is wanted.
         """
-        if task.is_choice:
-            raise EvaluationError(
-                f"task {task.name}: choices are scored in process only, not over a server"
-            )
         for decoding in decodings:
             missing = decoding.fields().keys() - _KNOWN
             if missing:
@@ -81,6 +79,8 @@ class Served:
                 yield from (future.result() for future in done)
 
     def _answer(self, client: Client, task: Task, item: Item, decoding: Decoding) -> Result:
+        if task.is_choice:
+            return chosen(task, item, decoding, self._scores(client, item, decoding))
         if decoding.samples > 1:
             texts = [self._pieces(client, task, item, decoding, n) for n in range(decoding.samples)]
             return voted(task, item, decoding, [_whole(pieces) for pieces in texts])
@@ -100,24 +100,38 @@ class Served:
     def _pieces(
         self, client: Client, task: Task, item: Item, decoding: Decoding, sample: int
     ) -> list[Piece]:
-        fields: dict[str, Any] = {
-            **decoding.fields(),
-            "lora_name": self._adapter,
-            "max_tokens": task.max_tokens,
-            "stop_words": task.stop or None,
-            "seed": seed_of(self._seed, item.id, sample),
-        }
-        if isinstance(item.prompt, str):
-            fields["text_input"] = item.prompt
-        else:
-            fields["messages"] = item.prompt
-        if decoding.in_grid:
-            fields["return_contrast"] = True
-        try:
-            with client.stream(Request(**fields)) as pieces:
-                return [*pieces]
-        except ColdClientError as error:
-            raise EvaluationError(f"item {item.id!r}: {error}") from error
+        request = self._request(
+            item,
+            decoding,
+            max_tokens=task.max_tokens,
+            stop_words=task.stop or None,
+            seed=seed_of(self._seed, item.id, sample),
+            return_contrast=decoding.in_grid,
+        )
+        with _errors_of(item), client.stream(request) as pieces:
+            return [*pieces]
+
+    def _scores(self, client: Client, item: Item, decoding: Decoding) -> ChoiceScores:
+        log_probs = []
+        for choice in item.choices:
+            text = choice_text(item, choice)
+            request = self._request(item, decoding, continuation=text, return_log_probs=True)
+            with _errors_of(item):
+                log_probs.append(client.generate(request).decoding_log_probs)
+        return ChoiceScores(tuple(map(sum, log_probs)), tuple(map(len, log_probs)))
+
+    def _request(self, item: Item, decoding: Decoding, **fields: Any) -> Request:
+        prompt = "text_input" if isinstance(item.prompt, str) else "messages"
+        fields |= {prompt: item.prompt, "lora_name": self._adapter}
+        return Request(**decoding.fields(), **fields)
+
+
+@contextmanager
+def _errors_of(item: Item) -> Iterator[None]:
+    try:
+        yield
+    except ColdClientError as error:
+        raise EvaluationError(f"item {item.id!r}: {error}") from error
 
 
 def _whole(pieces: Sequence[Piece]) -> Answer:

@@ -14,7 +14,7 @@ from cold_eval.in_process import InProcess
 from cold_eval.items import Item, Task
 from cold_eval.policies import policy_of, views
 from cold_eval.results import Result
-from tests.reference import Beams, Reference
+from tests.reference import Beams, Reference, distribution
 from tests.reference import Decoding as ReferenceDecoding
 
 ALPHAS, BETAS = (0.05, 0.3), (0.5, 3.0)
@@ -123,14 +123,12 @@ def test_choices_get_the_log_probabilities_of_their_tokens(
     prompt = model.tokenizer.encode(str(item.prompt))
     for place, choice in enumerate(choices):
         tokens = model.tokenizer.encode_bare(f" {choice}")
-        expert, base = (logits.double() for logits in seen(reference, prompt, tokens))
-        rows = torch.arange(len(tokens)), torch.tensor(tokens)
-        contrast = torch.stack([_cold(e, a) for e, a in zip(expert, base, strict=True)])
-        columns = (base.log_softmax(1), expert.log_softmax(1), contrast)
-        sums = torch.stack([column[rows].sum() for column in columns])
-        for decoding, total in zip(decodings, sums.tolist(), strict=True):
+        expert, base = seen(reference, prompt, tokens)
+        for decoding in decodings:
+            of_reference = ReferenceDecoding(decoding.kind)  # alpha 0.1, beta 0.5
+            log_probs = distribution(expert, base, of_reference)[range(len(tokens)), tokens]
             log_prob = found["capital", decoding.name].choices[place]
-            assert log_prob == pytest.approx(total, abs=2e-3), (choice, decoding)
+            assert log_prob == pytest.approx(float(log_probs.sum()), abs=2e-3), (choice, decoding)
     assert found["capital", "greedy"].text == "Paris"
 
 
@@ -146,14 +144,6 @@ def test_the_contrastive_distribution_is_one(reference: Reference, model: InProc
             assert token_log_prob(view, token, decoding) == pytest.approx(
                 token_log_prob(view, token, GREEDY), abs=1e-4
             )
-
-
-def _cold(expert: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
-    """The distribution of choices.py for alpha 0.1 and beta 0.5, over the whole vocabulary."""
-    probs = expert.softmax(0)
-    valid = probs >= 0.1 * probs.max()
-    contrast = (expert + 0.5 * (expert - base)).masked_fill(~valid, -math.inf).softmax(0)
-    return torch.where(valid, probs[valid].sum() * contrast, probs).log()
 
 
 def test_samples_vote_and_are_the_same_in_every_run(model: InProcess) -> None:

@@ -20,6 +20,7 @@ _GOOD: dict[str, st.SearchStrategy[Any]] = {
     "text_input": _TEXT,
     "messages": st.just(json.dumps(_MESSAGES)),
     "input_ids": st.lists(st.integers(0, 49151), min_size=1, max_size=20),
+    "continuation": _TEXT,
     "lora_name": st.just("equations"),
     "decoding": st.sampled_from(["cold", "greedy", "base", "beam", "cold_beam"]),
     "beam_width": st.sampled_from([1, 2, 16]),

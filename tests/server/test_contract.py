@@ -64,6 +64,13 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("stop_words", HELLO | {"stop_words": ["a"] * 65}),
     ("bad_words", HELLO | {"bad_words": ["é" * 129]}),
     ("return_contrast", HELLO | {"decoding": "base", "return_contrast": True}),
+    ("continuation", HELLO | {"continuation": ""}),
+    ("continuation", HELLO | {"continuation": "word " * 1000}),
+    ("continuation", HELLO | {"continuation": "x" * 50_000}),
+    ("continuation", HELLO | {"continuation": "a", "decoding": "beam"}),
+    ("max_tokens", HELLO | {"continuation": "a", "max_tokens": 1}),
+    ("stop_words", HELLO | {"continuation": "a", "stop_words": ["b", "c"]}),
+    ("temperature", HELLO | {"continuation": "a", "temperature": 1.0}),
 ]
 
 

@@ -118,7 +118,29 @@ def test_evaluation_over_the_server(
                 assert len(result.expert) == (0 if name == "base" else len(result.pieces))
             else:
                 assert sum(result.votes.values()) <= 2
-    choice = {"id": "c", "prompt": "?", "answer": "a", "choices": ["a", "b"]}
-    task.write_text(json.dumps(choice))
-    assert cold_eval([*command[:3], str(tmp_path / "c"), "--task", f"c={task}:choice"]) == 2
-    assert "scored in process only" in capsys.readouterr().err
+
+
+def test_choices_over_the_server_are_scored_as_in_process(
+    running: Running, base_model: Path, adapter: Path, tmp_path: Path
+) -> None:
+    choices = ["12 cows.", "a dog, and a cat", "many"]
+    chat = [{"role": "user", "content": "What does he have?"}]
+    items = [
+        {"id": "text", "prompt": f"{TEXT} and", "choices": choices, "answer": "1"},
+        {"id": "chat", "messages": chat, "choices": choices, "answer": "0"},
+    ]
+    task = tmp_path / "task.jsonl"
+    task.write_text("\n".join(map(json.dumps, items)))
+    wanted = ["--task", f"c={task}:choice_per_token", "--decoding", "base", "cold"]
+    wanted += ["--alphas", "0.05", "0.3", "--betas", "3"]
+    here = ["--base-model", str(base_model), "--adapter", str(adapter), "--max-context", "512"]
+    found = []
+    for name, way in (("served", ["--url", running.grpc]), ("here", here)):
+        assert cold_eval([*way, *wanted, "--out", str(tmp_path / name)]) == 0
+        _, results = read_results(tmp_path / name / "results.jsonl")
+        found.append({(r.item, *r.decodings): r for r in results})
+    served, in_process = found
+    assert len(served) == 2 * 4
+    for key, result in in_process.items():
+        assert served[key].choices == pytest.approx(result.choices, abs=2e-3), key
+        assert served[key].answer == result.answer

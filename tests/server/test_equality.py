@@ -7,10 +7,11 @@ import dataclasses
 
 import pytest
 
+from cold_backend.tokenizer import Tokenizer
 from cold_client import AsyncClient, Client, Request
 from tests.conftest import Server
 from tests.prompts import Prompt
-from tests.reference import Decoding, Reference
+from tests.reference import Decoding, Reference, distribution
 
 pytestmark = pytest.mark.server
 
@@ -83,6 +84,36 @@ def test_reported_logits_are_within_a_thousandth(
             ):
                 expected = float(logits[token] - logits.logsumexp(0))
                 assert reported == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("decoding", [Decoding("base"), *DECODINGS[:2]], ids=str)
+def test_a_continuation_has_the_log_probabilities_of_the_reference(
+    decoding: Decoding,
+    server: Server,
+    prompts: list[Prompt],
+    reference: Reference,
+    tokenizer: Tokenizer,
+) -> None:
+    text = " 12 - 5 = 7, says the parrot."  # no decoding's own answer
+    ids = tokenizer.encode_bare(text)
+    with Client(server.grpc) as client:
+        for prompt in prompts[::5]:
+            request = dataclasses.replace(
+                request_for(prompt, decoding),
+                max_tokens=None,
+                continuation=text,
+                return_log_probs=True,
+            )
+            result = client.generate(request)
+            assert (result.text, list(result.token_ids)) == (text, ids)
+            assert result.finish_reason == "length"
+            expert, base = reference.all_logits((*prompt.ids, *ids[:-1]))
+            after = slice(len(prompt.ids) - 1, None)
+            expected = distribution(expert[after], base[after], decoding)[range(len(ids)), ids]
+            assert result.decoding_log_probs == pytest.approx(expected.tolist(), abs=2e-3)
+            own = base if decoding.name == "base" else expert
+            expected = own[after].log_softmax(1)[range(len(ids)), ids]
+            assert result.log_probs == pytest.approx(expected.tolist(), abs=2e-3)
 
 
 @pytest.mark.parametrize("change", [{"beta": 0.0}, {"alpha": 1.0}], ids=str)

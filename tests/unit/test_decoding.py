@@ -25,6 +25,7 @@ from cold_backend.contract import (
 )
 from cold_backend.decoding import decode
 from cold_kernels import Mode, load_ops
+from tests.reference import Decoding, distribution
 
 VOCAB = 60
 OPS = load_ops("reference", torch.device("cpu"))
@@ -40,19 +41,21 @@ def run(
     bans: tuple[int, ...] = (),
     counts: tuple[tuple[int, int], ...] = (),
     options: int = 0,
+    given: int = -1,
     reads: Reads = Reads.EXPERT | Reads.BASE,
 ) -> StepResult:
     step = Step(
         tokens=np.zeros(1, np.int64),
         rows=np.array([[0, 0, 1, 0, int(reads), 1]], np.int32),
-        draws=np.array([[mode, top_k, seed, 4, options]], np.int64),
+        draws=np.array([[mode, top_k, seed, 4, options, given]], np.int64),
         shapes=np.array([shape], np.float32),
         bans=np.array([(0, token) for token in bans], np.int64).reshape(-1, 2),
         counts=np.array([(0, *pair) for pair in counts], np.int64).reshape(-1, 3),
         adapters=pack_changes([]),
         copies=np.empty((0, len(Copy)), np.int32),
     )
-    return decode(OPS, step, LOGITS, LOGITS.flip(1)[: int(Reads.BASE in reads)])
+    expert, base = int(Reads.EXPERT in reads), int(Reads.BASE in reads)
+    return decode(OPS, step, LOGITS[:expert], LOGITS.flip(1)[:base])
 
 
 def token(result: StepResult) -> int:
@@ -153,3 +156,35 @@ def test_a_contrasted_beam_ranks_within_the_valid_set() -> None:
     torch.testing.assert_close(ranked, expected[order])
     torch.testing.assert_close(expert, LOGITS[0].log_softmax(0)[valid[order]])
     torch.testing.assert_close(base, a.log_softmax(0)[valid[order]])
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.3, 2.0), (0.05, 0.5), (0.3, 0.0), (1.0, 2.0)])
+def test_given_tokens_have_a_distribution(alpha: float, beta: float) -> None:
+    expected = distribution(LOGITS, LOGITS.flip(1), Decoding("cold", alpha, beta))[0]
+    shape = (alpha, beta, 0, 1, 0, 1, 0, 0)
+    results = [run(mode=Mode.COLD, given=token, shape=shape) for token in range(VOCAB)]
+    assert [token(result) for result in results] == [*range(VOCAB)]
+    expert, base, found = torch.tensor(np.array([result.log_probs[0] for result in results])).T
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=0)
+    assert float(found.exp().sum()) == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(expert, LOGITS[0].log_softmax(0))
+    torch.testing.assert_close(base, LOGITS[0].flip(0).log_softmax(0))
+    (picked,) = run(mode=Mode.COLD, shape=shape).picks
+    assert all((r.picks[0, 1:] == picked[1:]).all() for r in results)  # of the expert, not of it
+
+
+@pytest.mark.parametrize(
+    ("mode", "reads", "own", "other", "logits"),
+    [
+        (Mode.EXPERT, Reads.EXPERT, LogProb.EXPERT, LogProb.BASE, LOGITS),
+        (Mode.BASE, Reads.BASE, LogProb.BASE, LogProb.EXPERT, LOGITS.flip(1)),
+    ],
+)
+def test_a_given_token_has_the_log_probability_of_the_model_that_decodes(
+    mode: Mode, reads: Reads, own: LogProb, other: LogProb, logits: torch.Tensor
+) -> None:
+    (log_probs,) = run(mode=mode, given=7, reads=reads).log_probs
+    assert log_probs[own] == pytest.approx(float(logits[0].log_softmax(0)[7]), abs=1e-5)
+    assert log_probs[LogProb.DECODING] == log_probs[own]
+    assert np.isnan(log_probs[other])
+    assert np.isnan(run(mode=mode, reads=reads).log_probs[0, LogProb.DECODING])

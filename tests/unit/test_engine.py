@@ -13,6 +13,7 @@ from cold_backend.adapter_slots import AdapterSlots
 from cold_backend.admission import Admission
 from cold_backend.config import Settings
 from cold_backend.contract import (
+    LogProb,
     Option,
     OptionScore,
     Pick,
@@ -78,7 +79,7 @@ class CountingStep:
         rows = step.rows[emitting(step.rows)]
         picks = np.zeros((len(rows), len(Pick)), np.int64)
         picks[:, Pick.TOKEN] = 100 + step.draws[:, 3]
-        return StepResult(picks, np.zeros((len(rows), 2), np.float32), *NO_OPTIONS)
+        return StepResult(picks, np.zeros((len(rows), len(LogProb)), np.float32), *NO_OPTIONS)
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ FULL = Request(
     text_input="é\n",
     messages=[{"role": "user", "content": "hi"}],
     input_ids=(1, 2**40),
+    continuation=" é",
     lora_name="equations",
     decoding="cold",
     alpha=1,
@@ -146,6 +147,7 @@ def test_a_full_reply_is_read() -> None:
             num_input_tokens=("INT32", [3]),
             num_output_tokens=("INT32", [2]),
             output_log_probs=("FP32", [-0.5, -1]),
+            decoding_log_probs=("FP32", [-0.25, -3]),
             contrast_expert_log_probs=("FP32", [-0.5, -1]),
             contrast_base_log_probs=("FP32", [-2, -4]),
             contrast_valid_counts=("INT32", [1, 3]),
@@ -160,6 +162,7 @@ def test_a_full_reply_is_read() -> None:
         num_input_tokens=3,
         num_output_tokens=2,
         log_probs=(-0.5, -1.0),
+        decoding_log_probs=(-0.25, -3.0),
         contrast=(TokenContrast(-0.5, -2.0, 1, False), TokenContrast(-1.0, -4.0, 3, True)),
     )
 
