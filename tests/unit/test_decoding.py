@@ -169,8 +169,8 @@ def test_given_tokens_have_a_distribution(alpha: float, beta: float) -> None:
     assert float(found.exp().sum()) == pytest.approx(1, abs=1e-5)
     torch.testing.assert_close(expert, LOGITS[0].log_softmax(0))
     torch.testing.assert_close(base, LOGITS[0].flip(0).log_softmax(0))
-    (picked,) = run(mode=Mode.COLD, shape=shape).picks
-    assert all((r.picks[0, 1:] == picked[1:]).all() for r in results)  # of the expert, not of it
+    (picked,) = run(mode=Mode.COLD, shape=shape).picks  # whose other columns tell of the step
+    assert all((r.picks[0, 1:] == picked[1:]).all() for r in results)
 
 
 @pytest.mark.parametrize(
