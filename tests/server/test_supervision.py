@@ -114,6 +114,24 @@ def test_a_dead_process_ends_its_requests_and_is_replaced(
         assert "cold_restarts 1" in httpx.get(server.metrics).text
 
 
+def test_nothing_outlives_a_supervisor_that_is_killed(
+    base_model: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # which it cannot tidy up
+    with cold_server(base_model, adapter) as server, Client(server.grpc) as client:
+        children = psutil.Process(server.command.pid).children(recursive=True)
+        with client.stream(LONG) as stream:
+            next(iter(stream))
+            server.command.kill()
+            with pytest.raises(ServerUnavailable):
+                for _ in stream:
+                    pass
+        _, alive = psutil.wait_procs(children, timeout=30)
+    assert len(children) == 2
+    assert not alive
+    assert not [*Path("/dev/shm").glob(f"{next(tmp_path.glob('cold-server-*')).name}*")]
+
+
 def test_sigterm_lets_running_requests_end(base_model: Path, adapter: Path) -> None:
     with cold_server(base_model, adapter) as server, Client(server.grpc) as client:
         with client.stream(LONG) as stream:
