@@ -173,6 +173,10 @@ class Publisher:
         """Publishes for the last time."""
         self._closing.set()
         self._thread.join()
+        # Their destructors write to tritonserver, and once Python ends there is nothing to write to:
+        # tritonserver 2.51 then ends the process with signal 11.
+        self._metrics.clear()
+        self._families.clear()
 
     def _run(self) -> None:
         closing = False
