@@ -173,8 +173,8 @@ class Publisher:
         """Publishes for the last time."""
         self._closing.set()
         self._thread.join()
-        # Their destructors write to tritonserver, and once Python ends there is nothing to write to:
-        # tritonserver 2.51 then ends the process with signal 11.
+        # Their destructors write to tritonserver. When Python itself ends there is nothing left to
+        # write to, and the process would end with signal 11.
         self._metrics.clear()
         self._families.clear()
 
