@@ -23,7 +23,7 @@ from cold_backend.contract import STEP_MODEL, Step, StepResult
 from cold_backend.errors import ColdError, ErrorCode, StepError
 from cold_backend.intake import Intake
 from cold_backend.logs import set_up_log
-from cold_backend.metrics import FAMILIES, Changes, Family, Labels
+from cold_backend.metrics import FAMILIES, Family, Labels
 from cold_backend.outbox import Outbox
 from cold_backend.outputs import Arrays, outputs_of
 from cold_backend.request import GenerationRequest
@@ -166,6 +166,7 @@ class Publisher:
         self._families = {family: _register(family) for family in FAMILIES}
         self._metrics: dict[tuple[Family, Labels], Any] = {}
         self._closing = threading.Event()
+        self._publish()  # a server that is ready has its metrics
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._thread.start()
 
@@ -183,10 +184,11 @@ class Publisher:
         while not closing:
             # Every value is a round trip to tritonserver's process.
             closing = self._closing.wait(PUBLISH_INTERVAL_S)
-            self._telemetry.sample(self._load())
-            self._publish(self._telemetry.metrics.take())
+            self._publish()
 
-    def _publish(self, changes: Changes) -> None:
+    def _publish(self) -> None:
+        self._telemetry.sample(self._load())
+        changes = self._telemetry.metrics.take()
         for (family, labels), value in changes.counts.items():
             self._metric(family, labels).increment(value)
         for family, level in changes.gauges.items():
