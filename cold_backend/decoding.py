@@ -27,7 +27,7 @@ from cold_backend.contract import (
     emitting,
     reading,
 )
-from cold_backend.given import take_given
+from cold_backend.given import score_given, take_given
 from cold_backend.options import find_options
 from cold_kernels import Ops, Selection
 from cold_kernels.reference import contrast_scores
@@ -89,7 +89,9 @@ def decode(ops: Ops, step: Step, expert: Tensor, base: Tensor) -> StepResult:
     result = _result(selection, expert, base, step)
     for row in _shaped_rows(step):
         _reshape(ops, step, settings, row, expert, base, result)
-    take_given(step, expert, base, result)
+    take_given(step, result)
+    _add_unread_log_probs(result, expert, base, step)
+    score_given(step, expert, base, result)
     return result
 
 
@@ -135,9 +137,7 @@ def _result(selection: Selection, expert: Tensor, base: Tensor, step: Step) -> S
     unknown = torch.full_like(selection.expert_log_prob, torch.nan)
     log_probs = torch.stack((selection.expert_log_prob, selection.base_log_prob, unknown), dim=1)
     options, option_scores = find_options(step, expert, base)
-    result = StepResult(picks.cpu().numpy(), log_probs.cpu().numpy(), options, option_scores)
-    _add_unread_log_probs(result, expert, base, step)
-    return result
+    return StepResult(picks.cpu().numpy(), log_probs.cpu().numpy(), options, option_scores)
 
 
 def _add_unread_log_probs(result: StepResult, expert: Tensor, base: Tensor, step: Step) -> None:
@@ -201,7 +201,6 @@ def _reshape(
     token = _draw(ids, penalised, step, row)
     result.picks[row] = (token, int(plain.expert_token), int(plain.valid_count))
     result.log_probs[row] = np.nan
-    _add_unread_log_probs(result, expert, base, step)
 
 
 def _without(logits: Tensor, banned: Int64Array) -> Tensor:

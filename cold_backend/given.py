@@ -12,57 +12,63 @@ where contrast alone would say minus infinity, what the expert gives it.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cold_backend.contract import Draw, LogProb, Pick, Reads, Row, Shape, Step, StepResult, emitting
+from cold_backend.contract import Draw, LogProb, Pick, Shape, Step, StepResult
 from cold_kernels import Mode
 from cold_kernels.reference import contrast_scores
 
 
-def take_given(step: Step, expert: Tensor, base: Tensor, result: StepResult) -> None:
-    """Replaces what rows have picked by what they were given.
+def take_given(step: Step, result: StepResult) -> None:
+    """Replaces what rows have picked by what they were given; its log-probabilities are not known.
+
+    A row whose logits are not finite stays as it is.
+
+    Mutates: result.
+    """
+    for row in _given_rows(step, result):
+        result.picks[row, Pick.TOKEN] = step.draws[row, Draw.GIVEN]
+        result.log_probs[row] = np.nan
+
+
+def score_given(step: Step, expert: Tensor, base: Tensor, result: StepResult) -> None:
+    """Fills in `LogProb.DECODING` of the rows that have taken a given token.
 
     Args:
         step: the step that gave the logits.
         expert: [E, V] logits of the emitting rows.
         base: [E, V] likewise.
-        result: of the step; a row whose logits are not finite stays as it is.
+        result: with the readers' own log-probabilities.
 
     Mutates: result.
     """
-    given = step.draws[:, Draw.GIVEN]
-    reads = step.rows[emitting(step.rows)][:, Row.READS]
-    for row in np.flatnonzero((given >= 0) & (result.picks[:, Pick.TOKEN] >= 0)):
-        token = int(given[row])
-        e, a = expert[row].float(), base[row].float()  # [V]
-        own = {
-            LogProb.EXPERT: _own(e, token) if reads[row] & Reads.EXPERT else torch.nan,
-            LogProb.BASE: _own(a, token) if reads[row] & Reads.BASE else torch.nan,
-        }
+    for row in _given_rows(step, result):
         mode = Mode(step.draws[row, Draw.MODE])
+        log_prob = result.log_probs[row, LogProb.BASE if mode is Mode.BASE else LogProb.EXPERT]
         if mode is Mode.COLD:
             alpha, beta = step.shapes[row, [Shape.ALPHA, Shape.BETA]].tolist()
-            decoding = _contrasted(e, a, token, alpha, beta)
-        else:
-            decoding = own[LogProb.BASE if mode is Mode.BASE else LogProb.EXPERT]
-        result.picks[row, Pick.TOKEN] = token
-        for column, value in (own | {LogProb.DECODING: decoding}).items():
-            result.log_probs[row, column] = value
+            e, a = expert[row].float(), base[row].float()  # [V]
+            contrasted = _contrasted(e, a, int(step.draws[row, Draw.GIVEN]), alpha, beta)
+            log_prob = log_prob if contrasted is None else contrasted
+        result.log_probs[row, LogProb.DECODING] = log_prob
 
 
-def _own(logits: Tensor, token: int) -> float:
-    return float(logits[token] - logits.logsumexp(0))
+def _given_rows(step: Step, result: StepResult) -> npt.NDArray[np.int64]:
+    return np.flatnonzero((step.draws[:, Draw.GIVEN] >= 0) & (result.picks[:, Pick.TOKEN] >= 0))
 
 
-def _contrasted(expert: Tensor, base: Tensor, token: int, alpha: float, beta: float) -> float:
-    """Log-probability under contrast of logits [V]."""
+def _contrasted(
+    expert: Tensor, base: Tensor, token: int, alpha: float, beta: float
+) -> float | None:
+    """Log-probability under contrast of logits [V]; None if the token is not valid."""
     mode, alphas, betas = (
         torch.tensor([x], device=expert.device) for x in (Mode.COLD, alpha, beta)
     )
     scores = contrast_scores(expert[None], base[None], mode, alphas, betas)[0]
     valid = scores > -torch.inf
     if not valid[token]:
-        return _own(expert, token)
+        return None
     mass = expert[valid].logsumexp(0) - expert.logsumexp(0)
     return float(mass + scores[token] - scores[valid].logsumexp(0))
