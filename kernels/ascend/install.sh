@@ -6,13 +6,13 @@ folder=${1:?usage: install.sh FOLDER}
 
 if [[ ! -e $folder/.packages ]]; then
     echo "== Ascend's open compilers into $folder (minutes)"
-    setup/venv.sh "$folder"
-    setup/say_size.sh "$folder"
+    install/venv.sh "$folder"
+    install/say_size.sh "$folder"
     pip=("$folder/bin/python" -m pip --disable-pip-version-check --no-input)
-    "${pip[@]}" install --progress-bar on -c constraints.txt -r setup/torch.txt
+    "${pip[@]}" install --progress-bar on -c constraints.txt -r install/torch.txt
     # Before triton-ascend comes: the two write the same files, and what is taken away later is the other's.
     "${pip[@]}" uninstall --yes triton triton-ascend
-    "${pip[@]}" install --progress-bar on -c constraints.txt -r setup/ascend_check.txt
+    "${pip[@]}" install --progress-bar on -c constraints.txt -r install/ascend_check.txt
     touch "$folder/.packages"
 fi
 
@@ -20,5 +20,5 @@ if command -v mlir-opt-19 >/dev/null && command -v llc-19 >/dev/null; then
     echo "== LLVM 19 is on the PATH"
 elif [[ ! -x $folder/debian/usr/lib/llvm-19/bin/mlir-opt ]]; then
     echo "== LLVM 19 from Debian, unpacked into $folder/debian"
-    setup/debian.sh "$folder/debian" mlir-19-tools libmlir-19 llvm-19 libllvm19 libz3-4
+    install/debian.sh "$folder/debian" mlir-19-tools libmlir-19 llvm-19 libllvm19 libz3-4
 fi

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from setup.commands import ROOT, Command, of_file, of_target
+from install.commands import ROOT, Command, of_file, of_target
 
 INDEX = "https://pypi.org/simple"
 UV = Path(sys.executable).parent / "uv"
