@@ -97,6 +97,8 @@ def main() -> None:
 def sets_of(place: Place) -> list[Set]:
     """Its sets for each processor: what is installed with all requirements, and what without."""
     commands = place.commands()
+    if not commands:
+        raise ValueError(f"{place.source} installs nothing: it is misread")
     wanted = (
         Set(place, machine, _lines(chosen), dependencies)
         for machine in place.machines

@@ -30,9 +30,9 @@ fi
 python=$folder/bin/python
 found=$(version "$python")
 [[ $found == 3.11 ]] ||
-    fail "the environment in $folder has Python ${found:-that does not run}, and 3.11 is needed: rm -r $folder"
+    fail "the environment in $folder has Python ${found:-that does not run}, and 3.11 is needed: rm -r '$folder'"
 "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null 2>&1 ||
-    fail "the environment in $folder has no pip: rm -r $folder"
+    fail "the environment in $folder has no pip: rm -r '$folder'"
 # What the native kernels, and the launchers of triton-lang's, are compiled with.
 command -v "${CXX:-g++}" >/dev/null ||
     fail "needs a C++ compiler, and there is no ${CXX:-g++} (Debian 12: apt-get install g++)"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 import shutil
 import subprocess
 from collections import Counter
@@ -64,7 +65,8 @@ def obstacle(program: str) -> str:
     """Why the program is of no use here; empty if it is."""
     path = located(program)
     if path is None:
-        return f"{program} is not installed"
+        nowhere = program == "helm" and platform.machine() != "x86_64"
+        return f"{program} is not installed" + " (there is none for this processor)" * nowhere
     if program not in _PROBES:
         return ""
     probe = subprocess.run([path, *_PROBES[program]], capture_output=True, text=True, check=False)
@@ -91,6 +93,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> object:
         running = None
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_out = config.stash[_LEFT_OUT]
     kept, dropped = [], []
@@ -99,7 +102,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out.update(reasons[:1])
         (dropped if reasons else kept).append(item)
     if dropped and os.environ.get(_WANTED) == "all":
-        raise pytest.UsageError("\n".join([f"{_WANTED} is all, and there is left out:", *_lines(left_out)]))
+        said = "\n".join(_lines(left_out))
+        raise pytest.UsageError(f"{_WANTED} is all, and this would be left out:\n{said}")
     if dropped:
         items[:] = kept
         config.hook.pytest_deselected(items=dropped)
@@ -118,9 +122,11 @@ def pytest_testnodedown(node: pytest.Session) -> None:
     node.config.stash[_LEFT_OUT] = Counter({(group, why): n for group, why, n in told})
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     left_out = config.stash[_LEFT_OUT]
-    if left_out:
+    if left_out and os.environ.get(_WANTED) != "all":
         terminalreporter.section(f"left out: {left_out.total()} tests", yellow=True)
         for line in _lines(left_out):
             terminalreporter.line(line)
