@@ -4,7 +4,8 @@
 set -euo pipefail
 folder=${1:?usage: install.sh FOLDER}
 
-if [[ ! -e $folder/.packages ]]; then
+stamp=$folder/.packages
+if [[ ! $stamp -nt install/torch.txt || ! $stamp -nt install/ascend_check.txt ]]; then
     echo "== Ascend's open compilers into $folder (minutes)"
     install/venv.sh "$folder"
     install/say_size.sh "$folder"
@@ -13,7 +14,7 @@ if [[ ! -e $folder/.packages ]]; then
     # Before triton-ascend comes: the two write the same files, and what is taken away later is the other's.
     "${pip[@]}" uninstall --yes triton triton-ascend
     "${pip[@]}" install --progress-bar on -c constraints.txt -r install/ascend_check.txt
-    touch "$folder/.packages"
+    touch "$stamp"
 fi
 
 if command -v mlir-opt-19 >/dev/null && command -v llc-19 >/dev/null; then
