@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
+from cold_backend.adapter_defaults import AdapterDefaults, read_defaults
 from cold_backend.adapter_loader import AdapterLoader
 from cold_backend.adapters import FILES
 from cold_backend.config import Settings, is_adapter_name
@@ -23,11 +25,13 @@ class ServedAdapter:
         name: empty for the base model alone.
         path: its directory; empty for one that the models have from the start.
         stamp: changes when its files do.
+        defaults: how it is decoded; they may change by themselves.
     """
 
     name: str
     path: str = ""
     stamp: tuple[int, ...] = ()
+    defaults: AdapterDefaults = field(default=AdapterDefaults(), compare=False)
 
 
 class AdapterCatalogue:
@@ -39,13 +43,29 @@ class AdapterCatalogue:
     Args:
         settings: adapters by name, and the folder.
         loader: reads those in the folder; None if there is no folder.
+
+    Raises:
+        ConfigError: the defaults of an adapter in the settings are malformed.
     """
 
     def __init__(self, settings: Settings, loader: AdapterLoader | None) -> None:
         self._settings = settings
         self._loader = loader
         self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(1, "reader")
+        self._fixed = {"": ServedAdapter("")} | {
+            name: ServedAdapter(name, defaults=read_defaults(Path(path)))
+            for name, path in settings.adapters.items()
+        }
         self._results: dict[str, tuple[ServedAdapter, str]] = {}  # and what is wrong with it
+
+    def known(self, name: str) -> ServedAdapter | None:
+        """The adapter, if it can be told without the file system."""
+        return self._fixed.get(name)
+
+    def reading(self, name: str) -> Future[ServedAdapter]:
+        """Has a look at an adapter's files and reads them if they have changed."""
+        return self._pool.submit(self.find, name)
 
     def is_read(self, name: str) -> bool:
         """Whether `find` answers at once."""
@@ -58,6 +78,8 @@ class AdapterCatalogue:
             InvalidRequestError: it cannot be used.
             UnknownAdapterError: there is none of that name.
         """
+        if name in self._fixed:
+            return self._fixed[name]
         with self._lock:
             served = self._current(name)
             problem = self._result(served)
@@ -66,11 +88,14 @@ class AdapterCatalogue:
                 self._results[name] = served, problem
         if problem:
             raise InvalidRequestError("lora_name", problem)
-        return served
+        try:
+            return replace(served, defaults=read_defaults(Path(served.path)))
+        except ConfigError as error:
+            raise InvalidRequestError("lora_name", str(error)) from error
 
     def _current(self, name: str) -> ServedAdapter:
-        if not name or name in self._settings.adapters:
-            return ServedAdapter(name)
+        if name in self._fixed:
+            return self._fixed[name]
         path = check_served(self._settings, name)
         try:
             files = [(path / file).stat() for file in FILES]

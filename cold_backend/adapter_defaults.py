@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cold_backend.adapter_catalogue import check_served
 from cold_backend.adapter_config import read_json_object
-from cold_backend.config import Settings
-from cold_backend.errors import ConfigError, InvalidRequestError
+from cold_backend.errors import ConfigError
 from cold_backend.fields import STRONGEST
 
 FILE = "cold.json"
@@ -26,41 +23,6 @@ class AdapterDefaults:
     decoding: str = "cold"
     alpha: float = 0.1
     beta: float = 0.5
-
-
-class DefaultsCatalogue:
-    """The defaults of all adapters: of those in the settings as they are now, of those in the
-    folder as they are when asked for.
-
-    Raises:
-        ConfigError: a file of an adapter in the settings is malformed.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._fixed = {name: read_defaults(Path(path)) for name, path in settings.adapters.items()}
-
-    def find(self, name: str) -> AdapterDefaults:
-        """The defaults of an adapter.
-
-        Raises:
-            InvalidRequestError: its file is malformed.
-            UnknownAdapterError: there is no such adapter.
-        """
-        if name in self._fixed:
-            return self._fixed[name]
-        try:
-            return read_defaults(check_served(self._settings, name))
-        except ConfigError as error:
-            raise InvalidRequestError("lora_name", str(error)) from error
-
-
-def no_defaults(name: str) -> AdapterDefaults:
-    """The defaults of an adapter for which nobody has any."""
-    return AdapterDefaults()
-
-
-FindDefaults = Callable[[str], AdapterDefaults]
 
 
 def read_defaults(adapter: Path) -> AdapterDefaults:

@@ -233,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-prompt-bytes",
         type=int,
         metavar="N",
-        help="larger prompts are refused unread; default: 64 for each token of the context",
+        help="larger prompts are refused unread; default: 16 for each token of the context",
     )
     add("--max-queue", type=int, metavar="N", help="requests that may wait; default: 256")
     add("--max-wait-s", type=float, metavar="S", help="longest wait for a slot; default: 30")

@@ -1,9 +1,9 @@
 """The request's whole life: accepts requests here, decodes them on the engine's thread."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from cold_backend import server_io
-from cold_backend.adapter_defaults import DefaultsCatalogue
 from cold_backend.adapter_slots import AdapterSlots
 from cold_backend.admission import Admission
 from cold_backend.engine import Engine
@@ -32,17 +32,25 @@ class TritonPythonModel:
         self._telemetry = Telemetry(settings, server_io.restarts(args))
         admission = Admission(settings.max_queue, settings.max_wait_s)
         self._engine = Engine(execute, scheduler, admission, self._telemetry)
-        parser = RequestParser(settings, tokenizer, DefaultsCatalogue(settings).find)
-        catalogue = load_catalogue(settings)
-        self._intake = Intake(parser, catalogue, self._engine, tokenizer, self._telemetry)
+        self._intake = Intake(
+            RequestParser(settings, tokenizer),
+            load_catalogue(settings),
+            self._engine,
+            tokenizer,
+            self._telemetry,
+            settings.max_wait_s,
+        )
         self._running = thread.submit(self._run)
         self._publisher = server_io.Publisher(self._telemetry, self._engine.load)
         self._args = args
         server_io.when_server_stops(args, self._engine.drain, self._stop)
 
     def execute(self, requests):
+        now_s = time.monotonic()
         for request in requests:
-            server_io.accept(request, self._intake, self._outbox, self._telemetry, self._tokenizer)
+            server_io.accept(
+                request, now_s, self._intake, self._outbox, self._telemetry, self._tokenizer
+            )
 
     def finalize(self):
         self._stop()
