@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE := 1
 
 setup: .venv/.installed $(BASE_MODEL)/config.json
 
-NATIVE := kernels/pyproject.toml kernels/setup.py $(wildcard kernels/csrc/*)
+NATIVE := kernels/pyproject.toml kernels/setup.py $(wildcard kernels/csrc/* kernels/guard/*)
 
 .venv/.installed: pyproject.toml client/pyproject.toml evaluation/pyproject.toml constraints.txt $(NATIVE)
 	@echo "== installing into .venv (torch, transformers, tritonserver; minutes on a first run)"

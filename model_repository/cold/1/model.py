@@ -35,20 +35,24 @@ class TritonPythonModel:
         parser = RequestParser(settings, tokenizer, DefaultsCatalogue(settings).find)
         catalogue = load_catalogue(settings)
         self._intake = Intake(parser, catalogue, self._engine, tokenizer, self._telemetry)
+        self._pulse = server_io.pulse(args)
         self._running = thread.submit(self._run)
         self._publisher = server_io.Publisher(self._telemetry, self._engine.load)
         self._args = args
         server_io.when_server_stops(args, self._engine.drain, self._stop)
 
     def execute(self, requests):
-        for request in requests:
-            server_io.accept(request, self._intake, self._outbox, self._telemetry, self._tokenizer)
+        with self._pulse.accepting():
+            for request in requests:
+                server_io.accept(
+                    request, self._intake, self._outbox, self._telemetry, self._tokenizer
+                )
 
     def finalize(self):
         self._stop()
 
     def _run(self):
-        self._engine.run()
+        self._engine.run(self._pulse.stepping)
         self._intake.close()
         self._outbox.close()
         server_io.say_stopped(self._args)
@@ -57,4 +61,5 @@ class TritonPythonModel:
         self._engine.close()
         self._running.result()
         self._publisher.close()
+        self._pulse.close()
         stop_tracing()
