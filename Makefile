@@ -18,7 +18,7 @@ export HF_HUB_OFFLINE := 1
 
 setup: .venv/.installed $(BASE_MODEL_FILE)
 
-NATIVE := kernels/pyproject.toml kernels/setup.py $(wildcard kernels/csrc/*)
+NATIVE := kernels/pyproject.toml kernels/setup.py $(wildcard kernels/csrc/* kernels/guard/*)
 
 .venv/.compiled: install/torch.txt $(NATIVE)
 	@install/venv.sh .venv

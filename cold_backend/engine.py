@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from cold_backend.admission import Admission, Line
 from cold_backend.beam import BeamSearch
@@ -115,10 +116,15 @@ class Engine:
             self._closing = True
             self._changed.notify()
 
-    def run(self) -> None:
-        """Works until the engine is closed, or drained."""
+    def run(self, stepping: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """Works until the engine is closed, or drained.
+
+        Args:
+            stepping: what every step is within.
+        """
         while self._wait_for_work():
-            self.step()
+            with stepping():
+                self.step()
         for sequence in [*self._scheduler.running, *self._waiting]:
             self._fail(sequence, ShuttingDownError())
 

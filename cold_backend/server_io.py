@@ -26,6 +26,7 @@ from cold_backend.logs import set_up_log
 from cold_backend.metrics import FAMILIES, Family, Labels
 from cold_backend.outbox import Outbox
 from cold_backend.outputs import Arrays, outputs_of
+from cold_backend.pulse import Pulse
 from cold_backend.request import GenerationRequest
 from cold_backend.sequence import Piece
 from cold_backend.telemetry import Load, Telemetry
@@ -64,6 +65,11 @@ def start(args: dict[str, str]) -> Settings:
 def restarts(args: dict[str, str]) -> int:
     """How often `cold-server` has restarted the models."""
     return int(_parameter(args, "restarts"))
+
+
+def pulse(args: dict[str, str]) -> Pulse:
+    """What tells `cold-server` that `cold` lives."""
+    return Pulse(Path(_parameter(args, "pulse")))
 
 
 def when_server_stops(

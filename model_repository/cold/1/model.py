@@ -40,6 +40,7 @@ class TritonPythonModel:
             self._telemetry,
             settings.max_wait_s,
         )
+        self._pulse = server_io.pulse(args)
         self._running = thread.submit(self._run)
         self._publisher = server_io.Publisher(self._telemetry, self._engine.load)
         self._args = args
@@ -47,16 +48,17 @@ class TritonPythonModel:
 
     def execute(self, requests):
         now_s = time.monotonic()
-        for request in requests:
-            server_io.accept(
-                request, now_s, self._intake, self._outbox, self._telemetry, self._tokenizer
-            )
+        with self._pulse.accepting():
+            for request in requests:
+                server_io.accept(
+                    request, now_s, self._intake, self._outbox, self._telemetry, self._tokenizer
+                )
 
     def finalize(self):
         self._stop()
 
     def _run(self):
-        self._engine.run()
+        self._engine.run(self._pulse.stepping)
         self._intake.close()
         self._outbox.close()
         server_io.say_stopped(self._args)
@@ -65,4 +67,5 @@ class TritonPythonModel:
         self._engine.close()
         self._running.result()
         self._publisher.close()
+        self._pulse.close()
         stop_tracing()
