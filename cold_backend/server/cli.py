@@ -122,7 +122,7 @@ def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
     # Imported late: --help and a wrong option should not wait for torch.
     from cold_backend.adapter_defaults import read_defaults
     from cold_backend.adapters import check_fit, load_adapter
-    from cold_backend.checkpoint import context_limit, empty_model, load_config
+    from cold_backend.checkpoint import check_model, context_limit, load_config
     from cold_backend.loading import load_tokenizer, ops_for, take_device
 
     config = load_config(settings.base_model)
@@ -136,7 +136,7 @@ def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
     if settings.adapters_dir and not Path(settings.adapters_dir).is_dir():
         raise ConfigError(f"adapters_dir: {settings.adapters_dir} is not a directory")
     ops_for(settings, take_device(settings, 0))
-    model = empty_model(config)
+    model = check_model(settings.base_model, config)
     for name, path in settings.adapters.items():
         check_fit(load_adapter(name, path), model)
         read_defaults(Path(path))
