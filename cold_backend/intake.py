@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import logging
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
-from cold_backend.adapter_catalogue import AdapterCatalogue
+from cold_backend.adapter_catalogue import AdapterCatalogue, ServedAdapter
 from cold_backend.engine import Engine
-from cold_backend.errors import ColdError, ShuttingDownError
+from cold_backend.errors import ColdError
 from cold_backend.fields import Inputs
+from cold_backend.lobby import Lobby, Waiter
 from cold_backend.request import GenerationRequest, RequestParser
 from cold_backend.sequence import Sequence, Sink, TraceHeaders
 from cold_backend.telemetry import Telemetry
 from cold_backend.tokenizer import Tokenizer
 
-_log = logging.getLogger(__name__)
-
 
 class Intake:
     """Checks requests and submits them.
 
-    One that asks for an adapter which has to be read first waits for that on a thread of its own,
-    so that others do not wait with it.
+    One that asks for an adapter whose files have to be looked at waits for that beside the others.
 
     Args:
         parser: reads the tensors.
@@ -45,7 +42,7 @@ class Intake:
         self._engine = engine
         self._tokenizer = tokenizer
         self._telemetry = telemetry
-        self._reader = ThreadPoolExecutor(1, "reader")
+        self._lobby = Lobby()
 
     def take(
         self,
@@ -59,31 +56,30 @@ class Intake:
         Raises:
             ColdError: it is refused, and nothing has been sent to a sink.
         """
+
+        def submit(served: ServedAdapter) -> None:
+            request = self._parser.parse(inputs, served.defaults)
+            sequence = Sequence(request, sink_for(request), self._tokenizer, request_id, trace)
+            if request.adapter:
+                sequence.adapter = served
+            self._engine.submit(sequence)
+
+        def refuse(error: ColdError) -> None:
+            self._telemetry.refused(error, request_id, trace)
+            sink.fail(error)
+
+        name = self._parser.adapter_name(inputs)
+        served = self._catalogue.known(name)
+        if served is not None:
+            return submit(served)
+        # What the adapter's own defaults are is not known yet; all else is checked now.
         request = self._parser.parse(inputs)
-        sequence = Sequence(request, sink_for(request), self._tokenizer, request_id, trace)
-        if self._catalogue.is_read(request.adapter):
-            self._submit(sequence)
-            return
-        try:
-            self._reader.submit(self._read_and_submit, sequence)
-        except RuntimeError as error:
-            raise ShuttingDownError from error
+        sink = sink_for(request)
+        inputs = {field: array.copy() for field, array in inputs.items()}
+        now_s = time.monotonic()
+        waiter = Waiter(now_s, request.deadline_s, sink.is_cancelled, submit, refuse)
+        self._lobby.wait(waiter, self._catalogue.reading(name))
 
     def close(self) -> None:
-        """Ends what is being read; the engine must be closed already, and refuses it."""
-        self._reader.shutdown()
-
-    def _submit(self, sequence: Sequence) -> None:
-        sequence.adapter = self._catalogue.find(sequence.request.adapter)
-        self._engine.submit(sequence)
-
-    def _read_and_submit(self, sequence: Sequence) -> None:
-        try:
-            return self._submit(sequence)
-        except ColdError as raised:
-            error = raised
-        except Exception:
-            _log.exception("an adapter could not be read")
-            error = ColdError("internal error")
-        self._telemetry.refused(error, sequence.request_id, sequence.trace)
-        sequence.sink.fail(error)
+        """Ends what still waits; the engine must be closed already, and refuses the rest."""
+        self._lobby.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 from cold_backend.adapters import Adapter
@@ -41,7 +43,7 @@ class PackedTransformer:
         logits: Tensor = output.logits[0]
         return logits
 
-    def set_adapter(self, index: int, adapter: Adapter) -> None:
+    def put_adapter(self, index: int, adapter: Adapter) -> Iterator[None]:
         """See `Network`."""
         if self._lora is not None:
-            self._lora.set_adapter(index, adapter)
+            yield from self._lora.put_adapter(index, adapter)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from cold_backend.adapter_catalogue import check_served
-from cold_backend.adapter_defaults import AdapterDefaults, FindDefaults, no_defaults
+from cold_backend.adapter_defaults import NO_DEFAULTS, AdapterDefaults
 from cold_backend.beam import BeamSettings
 from cold_backend.beam_fields import read_beam
 from cold_backend.config import Settings
@@ -109,29 +108,32 @@ class RequestParser:
     """Turns the inputs of `cold` into requests.
 
     Args:
-        settings: which adapters there are, and how long a sequence may be.
+        settings: which adapter is the default, and how long a sequence may be.
         tokenizer: the base model's.
-        defaults: of each adapter.
     """
 
-    def __init__(
-        self, settings: Settings, tokenizer: Tokenizer, defaults: FindDefaults = no_defaults
-    ) -> None:
+    def __init__(self, settings: Settings, tokenizer: Tokenizer) -> None:
         self._settings = settings
         self._tokenizer = tokenizer
-        self._defaults = defaults
 
-    def parse(self, inputs: Inputs) -> GenerationRequest:
+    def adapter_name(self, inputs: Inputs) -> str:
+        """Which adapter a request names, or means by naming none; it must be served.
+
+        Raises:
+            InvalidRequestError: it is no name.
+        """
+        return read_name(inputs, "lora_name") or self._settings.default_adapter
+
+    def parse(self, inputs: Inputs, defaults: AdapterDefaults = NO_DEFAULTS) -> GenerationRequest:
         """Reads and checks one request.
 
         Args:
             inputs: arrays by input name, of the data types that config.pbtxt declares.
+            defaults: of the adapter that `adapter_name` tells.
 
         Raises:
             InvalidRequestError: a field is missing, malformed or out of range.
-            UnknownAdapterError: no adapter of that name is served.
         """
-        defaults = self._defaults_for(inputs)
         decoding = _decoding(inputs, defaults)
         sampling = _sampling(inputs, _MODES[decoding], defaults)
         prompt = self._prompt(inputs)
@@ -162,7 +164,7 @@ class RequestParser:
             stream=read_flag(inputs, "stream", False),
             echo="" if excluded else self._echo(inputs, prompt),
             priority=read_integer(inputs, "priority", 1, 0, 2),
-            deadline_s=_deadline(inputs),
+            deadline_s=read_deadline(inputs),
             return_log_probs=read_flag(inputs, "return_log_probs", False),
             return_finish_reason=read_flag(inputs, "return_finish_reason", False),
             return_num_input_tokens=read_flag(inputs, "return_num_input_tokens", False),
@@ -227,17 +229,10 @@ class RequestParser:
         text = read_text(inputs, "text_input", self._settings.prompt_bytes)
         return text or self._tokenizer.decode(prompt)
 
-    def _defaults_for(self, inputs: Inputs) -> AdapterDefaults:
-        name = read_name(inputs, "lora_name") or self._settings.default_adapter
-        return self._defaults(name) if name else AdapterDefaults()
-
     def _adapter(self, inputs: Inputs, mode: Mode) -> str:
-        name = read_name(inputs, "lora_name")
-        if name:
-            check_served(self._settings, name)
         if mode is Mode.BASE:
             return ""
-        name = name or self._settings.default_adapter
+        name = self.adapter_name(inputs)
         if not name and self._settings.adapters_dir:
             raise InvalidRequestError("lora_name", "is needed, the server has no default adapter")
         if not name:
@@ -275,7 +270,8 @@ def _sampling(inputs: Inputs, mode: Mode, defaults: AdapterDefaults) -> Sampling
     )
 
 
-def _deadline(inputs: Inputs) -> float:
+def read_deadline(inputs: Inputs) -> float:
+    """Seconds that a request may take from its arrival; infinite if it does not say."""
     if "deadline_s" not in inputs:
         return _INFINITY
     return read_number(inputs, "deadline_s", 0, 0, _INFINITY, open_low=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from cold_backend.sequence import Sequence
 
@@ -43,13 +43,19 @@ class WaitingQueue:
         """Takes out a sequence that is in it."""
         self._sequences.remove(sequence)
 
-    def next(self, now_s: float) -> Sequence:
-        """The sequence whose turn it is; there must be one."""
-        *_, sequence = min(
-            (self._rank(s, now_s), self._served[s.request.adapter], number, s)
+    def next(
+        self, now_s: float, is_ready: Callable[[Sequence], bool] = lambda _: True
+    ) -> Sequence | None:
+        """The sequence whose turn it is, of those that are ready."""
+        return next(filter(is_ready, self.in_turn(now_s)), None)
+
+    def in_turn(self, now_s: float) -> list[Sequence]:
+        """All of them, the one whose turn it is first."""
+        ranked = sorted(
+            (self._rank(s, now_s), self._served[s.request.adapter], number)
             for number, s in enumerate(self._sequences)
         )
-        return sequence
+        return [self._sequences[number] for *_, number in ranked]
 
     def take(self, sequence: Sequence) -> None:
         """Takes out the sequence whose turn it is, to be served."""
