@@ -85,10 +85,10 @@ class Comparison:
         for trial in self._trials:
             given = trial.adapter is not None and trial.index >= self._room
             if trial.adapter is not None and given:
-                network.set_adapter(trial.index, trial.adapter)
+                _put(network, trial.index, trial.adapter)
             self._try(network, trial)
             if given:
-                network.set_adapter(trial.index, Adapter("", {}, {}))
+                _put(network, trial.index, Adapter("", {}, {}))
 
     def _try(self, network: Network, trial: _Trial) -> None:
         own = self._logits, trial.logits
@@ -150,6 +150,11 @@ def _schedule(long: int, short: int) -> Iterator[list[_Piece]]:
         cut = [_Piece(t, slots[t], max(0, a), min(b, lengths[t])) for t, a, b in cuts]
         if pieces := [piece for piece in cut if piece.start < piece.end]:
             yield pieces
+
+
+def _put(network: Network, index: int, adapter: Adapter) -> None:
+    for _ in network.put_adapter(index, adapter):
+        pass
 
 
 def _row(piece: _Piece, adapter: int) -> list[int]:

@@ -6,6 +6,7 @@ their adapters are one product, and nothing is copied, padded or looked up by na
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,11 +100,11 @@ class Decoder:
         x = ops.add_rms_norm(hidden, delta, self._norm, self._epsilon)
         return self._head(x, index)
 
-    def set_adapter(self, index: int, adapter: Adapter) -> None:
+    def put_adapter(self, index: int, adapter: Adapter) -> Iterator[None]:
         """See `Network`."""
         for layer in self._layers:
             for projection in (layer.qkv, layer.out, layer.gate_up, layer.down):
-                projection.set_adapter(index, adapter)
+                yield from projection.put_adapter(index, adapter)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         if self._embeddings is None:

@@ -9,10 +9,12 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
+from cold_backend.adapter_catalogue import ServedAdapter, load_error
 from cold_backend.admission import Admission, Line
 from cold_backend.beam import BeamSearch
-from cold_backend.contract import Step, StepResult
+from cold_backend.contract import AdapterReport, Step, StepResult, unpack_reports
 from cold_backend.errors import (
+    AdapterUnreadableError,
     ColdError,
     DeadlineError,
     RequestCancelledError,
@@ -146,7 +148,7 @@ class Engine:
         self._end_unwanted(begun_s)
         self._admit()
         chunks = self._scheduler.plan()
-        if chunks:
+        if chunks or self._scheduler.adapters.is_loading:
             self._advance(chunks, begun_s)
 
     def _wait_for_work(self) -> bool:
@@ -182,11 +184,15 @@ class Engine:
         return Line(self._scheduler.free, running)
 
     def _admit(self) -> None:
+        adapters = self._scheduler.adapters
         with self._changed:
+            if any(sequence.adapter.path for sequence in self._waiting):
+                turns = self._waiting.order(time.monotonic())
+                adapters.prepare(sequence.adapter for sequence in turns)
             while self._waiting and self._scheduler.free:
                 now_s = time.monotonic()
-                sequence = self._waiting.next(now_s)
-                if sequence.width > self._scheduler.free:
+                sequence = self._waiting.next(now_s, lambda s: adapters.is_ready(s.adapter))
+                if sequence is None or sequence.width > self._scheduler.free:
                     return  # narrower ones that came in between would keep it waiting for ever
                 self._waiting.take(sequence)
                 sequence.admitted_s = now_s
@@ -204,7 +210,9 @@ class Engine:
             with self._telemetry.executing([chunk.sequence.owner for chunk in chunks], step):
                 result = self._execute(step)
             executed_s = time.monotonic()
-            self._telemetry.adapters_changed(changes)
+            self._settle(unpack_reports(result.loads))
+            if not chunks:
+                return
             self._deliver(chunks, result, executed_s)
             delivered_s = time.monotonic()
             self._telemetry.stepped(
@@ -216,10 +224,34 @@ class Engine:
         except Exception:
             # Whatever went wrong below, requests must end and the loop must go on.
             _log.exception("a decoding step failed")
+            error = StepError("the decoding step failed")
             self._scheduler.adapters.reload()
             for chunk in chunks:
                 if chunk.sequence.owner.slot >= 0:
-                    self._fail(chunk.sequence.owner, StepError("the decoding step failed"))
+                    self._fail(chunk.sequence.owner, error)
+            if not chunks:
+                self._fail_unready(error)
+                self._scheduler.adapters.give_up()
+
+    def _settle(self, reports: list[AdapterReport]) -> None:
+        """Takes in which adapters the models have now, and fails what waits for others in vain."""
+        adapters = self._scheduler.adapters
+        for report in reports:
+            change = adapters.settle(report)
+            if change is not None and report.problem:
+                adapter = ServedAdapter(change.name, change.path, change.stamp)
+                self._fail_unready(load_error(report), adapter)
+            elif change is not None:
+                self._telemetry.adapter_loaded(change)
+
+    def _fail_unready(self, error: ColdError, adapter: ServedAdapter | None = None) -> None:
+        """Fails what waits for an adapter to be loaded, or for any."""
+        with self._changed:
+            waiting = [*self._waiting]
+        for sequence in [*self._scheduler.running, *waiting]:
+            is_ready = self._scheduler.adapters.is_ready(sequence.adapter)
+            if not is_ready and adapter in (None, sequence.adapter):
+                self._fail(sequence, error)
 
     def _deliver(self, chunks: list[Chunk], result: StepResult, now_s: float) -> None:
         emitting = [chunk.sequence for chunk in chunks if chunk.emits]
@@ -293,6 +325,13 @@ class Engine:
                     )
         self._telemetry.ended(sequence, end, now_s)
 
+    def _waited_too_long(self, sequence: Sequence) -> ColdError:
+        if self._scheduler.adapters.is_ready(sequence.adapter):
+            return self._admission.waited_too_long(len(self._waiting))
+        return AdapterUnreadableError(
+            sequence.adapter.name, f"was not loaded within {self._admission.max_wait_s:g} s"
+        )
+
     def _end_unwanted(self, now_s: float) -> None:
         """Ends what was cancelled or has run out of time."""
         if now_s < self._next_check_s:
@@ -315,7 +354,7 @@ class Engine:
         elif now_s > sequence.deadline_s:
             self._fail(sequence, DeadlineError(sequence.request.deadline_s))
         elif now_s > sequence.accepted_s + self._admission.max_wait_s:
-            self._fail(sequence, self._admission.waited_too_long(len(self._waiting)))
+            self._fail(sequence, self._waited_too_long(sequence))
         else:
             return False
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +18,7 @@ class AdapterSet:
 
     Attributes:
         fixed: from the start to the end.
-        room: how many more may be put in while the model runs (`Network.set_adapter`).
+        room: how many more may be put in while the model runs (`Network.put_adapter`).
         max_rank: of those.
     """
 
@@ -129,10 +129,11 @@ class LoraBank:
             f"an adapter for a layer that sees {tokens} of {len(self.index)} tokens cannot be used"
         )
 
-    def set_adapter(self, index: int, adapter: Adapter) -> None:
-        """Puts an adapter where there is room for one. Mutates: the layers' stacks."""
+    def put_adapter(self, index: int, adapter: Adapter) -> Iterator[None]:
+        """Puts an adapter where there is room for one, layer by layer. Mutates: their stacks."""
         for path, layer in self.layers.items():
             layer.stack.put(index, adapter.pairs.get(path))
+            yield
 
 
 def attach_adapters(model: nn.Module, adapters: AdapterSet, ops: Ops) -> LoraBank:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 from cold_backend.adapters import Adapter
@@ -42,7 +44,7 @@ class PackedTransformer:
         logits: Tensor = output.logits[0]
         return logits if len(logits) == len(batch.last) else logits[batch.last]
 
-    def set_adapter(self, index: int, adapter: Adapter) -> None:
+    def put_adapter(self, index: int, adapter: Adapter) -> Iterator[None]:
         """See `Network`."""
         if self._lora is not None:
-            self._lora.set_adapter(index, adapter)
+            yield from self._lora.put_adapter(index, adapter)
