@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cold_backend.adapter_defaults import AdapterDefaults, DefaultsCatalogue, read_defaults
+from cold_backend.adapter_catalogue import AdapterCatalogue
+from cold_backend.adapter_defaults import AdapterDefaults, read_defaults
 from cold_backend.config import Settings
-from cold_backend.errors import ConfigError, InvalidRequestError
+from cold_backend.errors import ConfigError
 from cold_backend.request import RequestParser
 from cold_backend.tokenizer import Tokenizer
 from cold_kernels import Mode
@@ -49,32 +50,24 @@ def test_a_malformed_file_is_named_with_its_key(
     content: object, message: str, tmp_path: Path
 ) -> None:
     folder = write(tmp_path / "a", content)
-    with pytest.raises(ConfigError, match=f"a/cold.json: {message}"):
+    with pytest.raises(ConfigError, match=f"^adapter a: cold.json: {message}"):
         read_defaults(folder)
-    with pytest.raises(ConfigError, match=r"a/cold\.json"):
-        DefaultsCatalogue(Settings(base_model="m", adapters={"a": str(folder)}))
-    catalogue = DefaultsCatalogue(Settings(base_model="m", adapters_dir=str(tmp_path)))
-    with pytest.raises(InvalidRequestError, match=f"lora_name: .*a/cold.json: {message}"):
-        catalogue.find("a")
+    with pytest.raises(ConfigError, match=f"^adapter mine: cold.json: {message}"):
+        AdapterCatalogue(Settings(base_model="m", adapters={"mine": str(folder)}), None)
 
 
 def test_requests_override_field_by_field(tmp_path: Path, tokenizer: Tokenizer) -> None:
     tuned = write(tmp_path / "tuned", {"decoding": "greedy", "alpha": 0.3, "beta": 0.25})
-    folder = tmp_path / "folder"
-    write(folder, {}) and write(folder / "other", {"beta": 2})
-    settings = Settings(
-        base_model="m", adapters={"tuned": str(tuned)}, adapters_dir=str(folder), max_context=99
-    )
-    parser = RequestParser(settings, tokenizer, DefaultsCatalogue(settings).find)
+    settings = Settings(base_model="m", adapters={"tuned": str(tuned)}, max_context=99)
+    parser, catalogue = RequestParser(settings, tokenizer), AdapterCatalogue(settings, None)
 
     def parsed(**fields: object) -> tuple[Mode, float, float]:
-        inputs = {"text_input": "Hello", **fields}
-        sampling = parser.parse({n: np.array([[v]]) for n, v in inputs.items()}).sampling
+        inputs = {n: np.array([[v]]) for n, v in ({"text_input": "Hello"} | fields).items()}
+        served = catalogue.known(parser.adapter_name(inputs))
+        assert served is not None
+        sampling = parser.parse(inputs, served.defaults).sampling
         return sampling.mode, round(sampling.alpha, 6), round(sampling.beta, 6)
 
     assert parsed() == (Mode.EXPERT, 0.3, 0.25)
     assert parsed(decoding="cold") == (Mode.COLD, 0.3, 0.25)
     assert parsed(decoding="cold", beta=1.0) == (Mode.COLD, 0.3, 1.0)
-    assert parsed(lora_name="other") == (Mode.COLD, 0.1, 2.0)
-    write(folder / "other", {"alpha": 0.7})
-    assert parsed(lora_name="other") == (Mode.COLD, 0.7, 0.5)
