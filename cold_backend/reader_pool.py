@@ -154,8 +154,9 @@ class ReaderPool:
                 if late and self._queue:
                     with contextlib.suppress(ReadersBusyError):
                         self._man(len(self._queue))
-                only_hanging = len(self._readings) == self._hanging
-                self._changed.wait(None if only_hanging else _TICK_S)
+                if not late:
+                    only_hanging = len(self._readings) == self._hanging
+                    self._changed.wait(None if only_hanging else _TICK_S)
             for reading in late:
                 _settle(reading, None, ReadTimeoutError())
 
