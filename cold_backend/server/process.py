@@ -23,6 +23,7 @@ import psutil
 from cold_backend.config import Settings
 from cold_backend.errors import ConfigError
 from cold_backend.server.installation import find_tritonserver
+from cold_backend.server.output import Output
 from cold_backend.server.repository import write_repository
 from cold_backend.server.tracing import SERVICE, trace_options
 
@@ -110,8 +111,14 @@ class ServerProcess:
         # A session of its own: Ctrl-C in a terminal reaches this process alone, which then ends
         # the streams before it stops tritonserver.
         self._process = subprocess.Popen(
-            command.arguments, env=command.environment, start_new_session=True
+            command.arguments,
+            env=command.environment,
+            start_new_session=True,
+            bufsize=0,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
+        self._output = Output(self._process)
 
     def __enter__(self) -> ServerProcess:
         return self
@@ -188,6 +195,7 @@ class ServerProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._output.join()
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
