@@ -40,6 +40,7 @@ class TritonPythonModel:
         self._publisher = server_io.Publisher(self._telemetry, self._engine.load)
         self._args = args
         server_io.when_server_stops(args, self._engine.drain, self._stop)
+        server_io.started()
 
     def execute(self, requests):
         with self._pulse.accepting():
