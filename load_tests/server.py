@@ -63,7 +63,7 @@ class Server:
         self._metrics = f"http://127.0.0.1:{metrics}/metrics"
         self.stderr = Stderr(log)
         self._process = subprocess.Popen(
-            [*(_mount(shared_bytes) if shared_bytes else ()), *command],
+            [*(mount(shared_bytes) if shared_bytes else ()), *command],
             stderr=self.stderr.pipe,
             env={**os.environ, **(environment or {})},
         )
@@ -175,15 +175,15 @@ class Server:
         return [*found.values()]
 
 
-def can_mount() -> bool:
+def canmount() -> bool:
     """Whether a server may have a /dev/shm of its own here."""
     try:
-        return subprocess.run([*_mount(1 << 20), "true"], capture_output=True).returncode == 0
+        return subprocess.run([*mount(1 << 20), "true"], capture_output=True).returncode == 0
     except FileNotFoundError:
         return False
 
 
-def _mount(size: int) -> list[str]:
-    """Before a command: it gets a /dev/shm of its own."""
+def mount(size: int) -> list[str]:
+    """What comes before a command, so that it has a /dev/shm of its own, of so many bytes."""
     mount = f'mount -t tmpfs -o size={size} tmpfs {_SHARED_MEMORY} && exec "$@"'
     return ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
