@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import triton_python_backend_utils as pb_utils
 
+from cold_backend.collection import collect_from_now_on
 from cold_backend.config import Settings, load_settings
 from cold_backend.contract import STEP_MODEL, Step, StepResult
 from cold_backend.errors import ColdError, ErrorCode, StepError
@@ -33,6 +34,7 @@ from cold_backend.telemetry import Load, Telemetry
 from cold_backend.tokenizer import Tokenizer
 from cold_backend.tracing import child_span, current_headers, set_up_tracing
 
+started = collect_from_now_on  # to be called when a model is loaded
 _log = logging.getLogger(__name__)
 PUBLISH_INTERVAL_S = 0.5
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
