@@ -66,7 +66,10 @@ check: .venv/.installed
 # A venv of its own: triton-ascend and triton install themselves under one name. The parity suite runs
 # there on a CPU twin of what Ascend's compiler is given.
 ASCEND := .venv-ascend
-TWIN := PYTHONPATH=kernels/ascend:kernels:. $(ASCEND)/bin/python -m pytest -c kernels/ascend/pytest.ini --rootdir . --noconftest
+# Where LLVM's libraries are, if it was not installed but unpacked.
+LLVM := $(CURDIR)/$(ASCEND)/debian
+LLVM_LIBRARIES := $(LLVM)/usr/lib/llvm-19/lib:$(LLVM)/usr/lib/$(shell uname -m)-linux-gnu:$(LLVM)/lib/$(shell uname -m)-linux-gnu
+TWIN := LD_LIBRARY_PATH="$(LLVM_LIBRARIES)" PYTHONPATH=kernels/ascend:kernels:. $(ASCEND)/bin/python -m pytest -c kernels/ascend/pytest.ini --rootdir . --noconftest
 
 ascend-check:
 	kernels/ascend/install.sh $(ASCEND)
