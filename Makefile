@@ -135,6 +135,8 @@ overload: setup
 	$(BIN)/python load_tests/overload.py $(ADAPTERS) --report build/overload
 
 dashboard-picture: setup
+	@command -v prometheus >/dev/null || \
+		{ echo "make dashboard-picture needs prometheus: deploy/install-test-tools.sh installs it" >&2; exit 1; }
 	$(BIN)/python -m deploy.grafana.picture $(ADAPTERS)
 
 INPUTS ?= 100000
