@@ -13,8 +13,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Nothing may be fetched from a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test test-tools serve check check-requirements ascend-check npu-test format bench bench-kernels load soak faults fuzz \
-	overload dashboard-picture study study-report clean
+.PHONY: setup demo test test-tools serve check check-requirements ascend-check npu-test format bench \
+	bench-kernels load soak faults fuzz overload dashboard-picture study study-report clean
 
 setup: .venv/.installed $(BASE_MODEL_FILE)
 
