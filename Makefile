@@ -51,7 +51,7 @@ test: setup test-tools
 
 # The programs that tests start. Where they may not be installed, those tests are left out.
 test-tools: setup
-	PYTHON=$(BIN)/python deploy/install-test-tools.sh || echo "== tests that need what is missing are left out"
+	@PYTHON=$(BIN)/python deploy/install-test-tools.sh || echo "== tests that need what is missing are left out"
 
 # A dry run: does PyPI alone have what the project installs, for each Python and processor?
 check-requirements: .venv/.installed
