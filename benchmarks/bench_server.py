@@ -22,21 +22,21 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 _ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(1, str(_ROOT / "examples"))
+sys.path[:0] = [str(_ROOT), str(_ROOT / "examples")]
 
-import report
 import torch
-from bars import Results, bars, table
-from circumstances import circumstances
 from equations.data import DEV_FILE, read_problems
-from equations.model import prompt_ids
-from measure import Cell, equal_rounds, measure, summarise
-from random_adapter import make_adapter
-from resident import Resident
+from equations.prompts import prompt_ids
 from safetensors import safe_open
-from served import running_server, served
 from transformers import AutoTokenizer
 
+from benchmarks import report
+from benchmarks.bars import Results, bars, table
+from benchmarks.circumstances import circumstances
+from benchmarks.measure import Cell, equal_rounds, measure, summarise
+from benchmarks.random_adapter import make_adapter
+from benchmarks.resident import Resident
+from benchmarks.served import running_server, served
 from cold_backend.config import Settings
 
 _DATA = _ROOT / "examples" / "data" / "word_problems"
