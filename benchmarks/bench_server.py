@@ -251,7 +251,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--base-model", type=directory, required=True, metavar="DIR")
     add("--cache", type=Path, required=True, metavar="DIR", help="for the random adapter")
-    add("--peers", type=directory, metavar="DIR", help="virtual environment with vLLM")
+    add("--peers", type=environment, metavar="DIR", help="virtual environment with vLLM")
     add("--out", type=Path, default=Path("benchmarks/results"), metavar="DIR")
     add("--rounds", type=positive, default=5)
     add("--tokens", type=positive, default=128, help="new tokens of every answer, at least 2")
@@ -271,6 +271,13 @@ def directory(text: str) -> Path:
     path = Path(text).expanduser().absolute()
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"no directory {text!r}")
+    return path
+
+
+def environment(text: str) -> Path:
+    path = directory(text)
+    if not (path / "bin" / "python").exists():
+        raise argparse.ArgumentTypeError(f"no bin/python in {text!r}; `make bench` makes it")
     return path
 
 

@@ -36,9 +36,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = choose_device(arguments.device)
     ops = load_ops("auto", device)
-    vocabs, hiddens, rows_of = (49152, 151936), (576, 1536, 4096), ((1, 8, 32), (8, 32))
-    if arguments.quick:
-        vocabs, hiddens, rows_of = (1024,), (64,), ((2,), (8,))
+    vocabs, hiddens = ([1024], [64]) if arguments.quick else ([49152, 151936], [576, 1536, 4096])
+    rows_of = ([2], [8]) if arguments.quick else ([1, 8, 32], [8, 32])
     with torch.inference_mode():
         rows = [
             _measure(case, device, arguments.rounds)

@@ -24,8 +24,11 @@ os.environ |= {
     "VLLM_NO_USAGE_STATS": "1",
 }
 
-from vllm import LLM, SamplingParams
-from vllm.lora.request import LoRARequest
+try:
+    from vllm import LLM, SamplingParams
+    from vllm.lora.request import LoRARequest
+except ModuleNotFoundError as error:
+    sys.exit(f"error: no module {error.name!r}; `make bench` installs vLLM into .venv-peers")
 
 from benchmarks.measure import Generated
 from benchmarks.resident import answer_questions
