@@ -110,8 +110,9 @@ def pytest_configure() -> None:
     """Puts the twin in the launcher's place, for the whole run."""
     for name in ("libmlir_float16_utils.so.19.1", "libmlir_c_runner_utils.so.19.1"):
         ctypes.CDLL(str(_LLVM / "lib" / name), mode=ctypes.RTLD_GLOBAL)
-    launch.start = start
-    launch.tuning_of = lambda _: ascend_tuning(ASCEND_CHIPS["Ascend910B3"])
+    patch = pytest.MonkeyPatch()
+    patch.setattr(launch, "start", start)
+    patch.setattr(launch, "tuning_of", lambda _: ascend_tuning(ASCEND_CHIPS["Ascend910B3"]))
 
 
 @pytest.fixture(scope="session")
