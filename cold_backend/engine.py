@@ -17,10 +17,11 @@ from cold_backend.errors import (
     ShuttingDownError,
     StepError,
 )
-from cold_backend.scheduler import Chunk, Scheduler, build_step
+from cold_backend.scheduler import Chunk, Scheduler
 from cold_backend.sequence import FinishReason, Sequence
+from cold_backend.step_runner import Done, StepRunner
 from cold_backend.telemetry import Load, Telemetry
-from cold_backend.token import Continuation, Token, continuations, picked_tokens
+from cold_backend.token import Continuation, Token
 from cold_backend.waiting import WaitingQueue
 
 _log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Engine:
         admission: Admission,
         telemetry: Telemetry,
     ) -> None:
-        self._execute = execute
+        self._runner = StepRunner(execute, scheduler, telemetry)
         self._scheduler = scheduler
         self._admission = admission
         self._telemetry = telemetry
@@ -139,47 +140,48 @@ class Engine:
                 self._telemetry.admitted(sequence)
 
     def _advance(self, chunks: list[Chunk], begun_s: float) -> None:
-        """Executes a step; if it fails, so do the sequences in it, and only they."""
-        try:
-            changes = self._scheduler.adapters.take_changes()
-            step = build_step(chunks, changes)
-            planned_s = time.monotonic()
-            with self._telemetry.executing([chunk.sequence.owner for chunk in chunks], step):
-                result = self._execute(step)
-            executed_s = time.monotonic()
-            self._telemetry.adapters_changed(changes)
-            self._deliver(chunks, result, executed_s)
-            delivered_s = time.monotonic()
+        """Executes a step; requests that make it fail end, and only they."""
+        planned_s = time.monotonic()
+        outcome = self._runner.run(chunks)
+        executed_s = time.monotonic()
+        for sequence in outcome.failed:
+            self._fail(sequence, StepError("the decoding step failed"))
+        for done in outcome.done:
+            self._deliver(done, executed_s)
+        if outcome.done:
             self._telemetry.stepped(
-                planned_s - begun_s, executed_s - planned_s, delivered_s - executed_s
+                planned_s - begun_s + outcome.prepared_s,
+                outcome.executed_s,
+                time.monotonic() - executed_s,
             )
-        except Exception:
-            # Whatever went wrong below, requests must end and the loop must go on.
-            _log.exception("a decoding step failed")
-            self._scheduler.adapters.reload()
-            for chunk in chunks:
-                if chunk.sequence.owner.slot >= 0:
-                    self._fail(chunk.sequence.owner, StepError("the decoding step failed"))
 
-    def _deliver(self, chunks: list[Chunk], result: StepResult, now_s: float) -> None:
-        emitting = [chunk.sequence for chunk in chunks if chunk.emits]
-        for chunk in chunks:
+    def _deliver(self, done: Done, now_s: float) -> None:
+        emitting = [chunk.sequence for chunk in done.chunks if chunk.emits]
+        for chunk in done.chunks:
             chunk.sequence.fed += chunk.length
-        found = continuations(result)
-        of_beams: dict[Sequence, list[list[Continuation]]] = {}
-        for row, (sequence, token) in enumerate(zip(emitting, picked_tokens(result), strict=True)):
-            if sequence.owner.slot < 0:
-                continue  # another of its beams has failed
-            if token.id < 0 or (sequence.owner.search and row not in found):
-                self._fail(sequence.owner, StepError("the model's logits were not finite"))
-            elif sequence.owner.search:
-                of_beams.setdefault(sequence.owner, []).append(found[row])
-            else:
-                self._waiting.charge(sequence.request.adapter, 1)
-                self._send(sequence, self._accept(sequence, token, now_s))
-        for sequence, of_its_beams in of_beams.items():
-            if sequence.search:
-                self._search(sequence, sequence.search, of_its_beams, now_s)
+        rows_of: dict[Sequence, list[int]] = {}
+        for row, sequence in enumerate(emitting):
+            rows_of.setdefault(sequence.owner, []).append(row)
+        for sequence, rows in rows_of.items():
+            try:
+                self._deliver_to(sequence, rows, done, now_s)
+            except Exception:
+                # One answer that cannot be made into text must not take the others along.
+                _log.exception("a token could not be delivered")
+                if sequence.slot >= 0:
+                    self._fail(sequence, StepError("the decoding step failed"))
+
+    def _deliver_to(self, sequence: Sequence, rows: list[int], done: Done, now_s: float) -> None:
+        tokens = [done.tokens[row] for row in rows]
+        found = [done.continuations[row] for row in rows if row in done.continuations]
+        is_finite = all(token.id >= 0 for token in tokens)
+        if not is_finite or (sequence.search and len(found) < len(rows)):
+            self._fail(sequence, StepError("the model's logits were not finite"))
+        elif sequence.search:
+            self._search(sequence, sequence.search, found, now_s)
+        else:
+            self._waiting.charge(sequence.request.adapter, 1)
+            self._send(sequence, self._accept(sequence, tokens[0], now_s))
 
     def _search(
         self,

@@ -211,7 +211,7 @@ class RequestParser:
             if other in inputs:
                 raise InvalidRequestError(other, f"not with {name}")
         text = read_text(inputs, name, self._settings.prompt_bytes)
-        ids = self._tokenizer.encode_bare(text)
+        ids = self._tokenizer.encode_bare(text, name)
         if not 0 < len(ids) <= room:
             raise InvalidRequestError(name, f"must have 1 to {room} tokens, got {len(ids)}")
         return tuple(ids)
@@ -246,7 +246,9 @@ class RequestParser:
 
     def _spellings(self, word: str) -> list[tuple[int, ...]]:
         """A word's tokens at the start of a text and after a space."""
-        spelled = (tuple(self._tokenizer.encode_bare(form)) for form in (word, " " + word))
+        spelled = (
+            tuple(self._tokenizer.encode_bare(form, "bad_words")) for form in (word, " " + word)
+        )
         return [ids for ids in dict.fromkeys(spelled) if ids]
 
 
