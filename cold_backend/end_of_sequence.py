@@ -46,7 +46,7 @@ def end_tokens(path: str, tokenizer_end: int | None, vocab_size: int) -> frozens
 def _declared(path: Path) -> list[int]:
     if (path / _GENERATION).exists():
         return _ids(_GENERATION, _read(path / _GENERATION).get(_KEY))
-    config = _read(path / _CONFIG)
+    config = _read(path / _CONFIG) if (path / _CONFIG).exists() else {}
     if config.get(_KEY) is not None:
         return _ids(_CONFIG, config[_KEY])
     nested = next((part for name in _NESTED if (part := config.get(name))), None)

@@ -87,12 +87,18 @@ def parser(tokenizer: Tokenizer) -> RequestParser:
     return RequestParser(Settings(base_model="m", adapters={"a": "p"}, max_context=512), tokenizer)
 
 
-def new_scheduler(max_sequences: int, adapters: AdapterSlots | None = None) -> Scheduler:
-    return Scheduler(max_sequences, 8, adapters or AdapterSlots(["a", "b"]))
+def new_scheduler(
+    max_sequences: int, adapters: AdapterSlots | None = None, *, max_step_tokens: int = 8
+) -> Scheduler:
+    return Scheduler(max_sequences, max_step_tokens, adapters or AdapterSlots(["a", "b"]))
 
 
 def new_engine(
-    step: CountingStep, scheduler: Scheduler, max_queue: int, *, max_wait_s: float = 60
+    step: Callable[[Step], StepResult],
+    scheduler: Scheduler,
+    max_queue: int,
+    *,
+    max_wait_s: float = 60,
 ) -> Engine:
     telemetry = Telemetry(Settings(base_model="m", adapters={"a": "p"}))
     return Engine(step, scheduler, Admission(max_queue, max_wait_s), telemetry)

@@ -47,9 +47,8 @@ def answers(
     execute: Execute, sequences: list[Sequence], slots: int = 16, *, max_step_tokens: int = 512
 ) -> list[list[int] | None]:
     """The tokens of each; None if it failed."""
-    scheduler = new_scheduler(slots)
-    scheduler._max_step_tokens = max_step_tokens
-    engine = new_engine(execute, scheduler, 100)  # type: ignore[arg-type]
+    scheduler = new_scheduler(slots, max_step_tokens=max_step_tokens)
+    engine = new_engine(execute, scheduler, 100)
     for one in sequences:
         engine.submit(one)
     run_all(engine, sequences)
@@ -137,7 +136,7 @@ def test_adapters_are_loaded_again(parser: RequestParser, tokenizer: Tokenizer) 
     """Nobody knows what the models hold after a failed step."""
     slots = AdapterSlots(["a"], 4)
     step = Fragile(CountingStep())
-    engine = new_engine(step, new_scheduler(4, slots), 10)  # type: ignore[arg-type]
+    engine = new_engine(step, new_scheduler(4, slots), 10)
     sequences = [
         sequence(parser, tokenizer, max_tokens=2, input_ids=[5, token]) for token in (6, BAD, 7)
     ]
