@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Nothing may be fetched from a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test serve check ascend-check npu-test format bench bench-kernels load soak faults fuzz \
+.PHONY: setup demo test test-fast serve check ascend-check npu-test format bench bench-kernels load soak faults fuzz \
 	overload dashboard-picture study study-report clean
 
 setup: .venv/.installed $(BASE_MODEL)/config.json
@@ -37,8 +37,16 @@ demo: setup
 serve: setup
 	$(BIN)/cold-server --base-model $(BASE_MODEL) --adapter equations=$(ADAPTER)
 
+# Tests run in as many processes; tests/order.py says which together.
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+
 test: setup
-	$(BIN)/python -m pytest --base-model=$(BASE_MODEL)
+	$(PYTEST) --base-model=$(BASE_MODEL) --durations=15
+
+# What needs neither server nor model.
+test-fast: .venv/.installed
+	$(PYTEST) -m fast
 
 check: .venv/.installed
 	$(BIN)/ruff format --check .
