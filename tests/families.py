@@ -50,6 +50,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "hrm_text": {},
     "deepseek_v3": {
         "num_key_value_heads": 4,
+        "head_dim": 8,
         "q_lora_rank": 16,
         "kv_lora_rank": 16,
         "qk_nope_head_dim": 16,
@@ -66,7 +67,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "cohere": {},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
 }
+_ATTENTION = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 LORA_OPTIONS: dict[str, dict[str, Any]] = {
+    # With experts among its layers, PEFT changes parameters that are no layers.
+    "llama4_text": _ATTENTION,
+    "afmoe": _ATTENTION,
+    "mixtral": _ATTENTION,
+    "gpt_oss": _ATTENTION,
+    "deepseek_v3": {"target_modules": ["q_a_proj", "q_b_proj", "kv_b_proj", "o_proj"]},
     "gpt2": {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True},
 }
 
