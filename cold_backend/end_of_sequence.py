@@ -66,7 +66,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _ids(file: str, value: object) -> list[int]:
-    ids = value if isinstance(value, list) else [] if value is None else [value]
+    ids: list[Any] = value if isinstance(value, list) else [] if value is None else [value]
     if not all(type(one) is int for one in ids):
         raise ConfigError(
             f"base_model: {file}: {_KEY}: must be an integer or a list of integers, "

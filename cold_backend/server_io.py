@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import triton_python_backend_utils as pb_utils
 
+from cold_backend.collection import collect_from_now_on
 from cold_backend.config import Settings, load_settings
 from cold_backend.contract import STEP_MODEL, Step, StepResult
 from cold_backend.errors import ColdError, ErrorCode, StepError
@@ -26,12 +27,14 @@ from cold_backend.logs import set_up_log
 from cold_backend.metrics import FAMILIES, Family, Labels
 from cold_backend.outbox import Outbox
 from cold_backend.outputs import Arrays, outputs_of
+from cold_backend.pulse import Pulse
 from cold_backend.request import GenerationRequest
 from cold_backend.sequence import Piece
 from cold_backend.telemetry import Load, Telemetry
 from cold_backend.tokenizer import Tokenizer
 from cold_backend.tracing import child_span, current_headers, set_up_tracing
 
+started = collect_from_now_on  # to be called when a model is loaded
 _log = logging.getLogger(__name__)
 PUBLISH_INTERVAL_S = 0.5
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -64,6 +67,11 @@ def start(args: dict[str, str]) -> Settings:
 def restarts(args: dict[str, str]) -> int:
     """How often `cold-server` has restarted the models."""
     return int(_parameter(args, "restarts"))
+
+
+def pulse(args: dict[str, str]) -> Pulse:
+    """What tells `cold-server` that `cold` lives."""
+    return Pulse(Path(_parameter(args, "pulse")))
 
 
 def when_server_stops(
@@ -101,18 +109,21 @@ def read_tensors(request: Any) -> Arrays:
 
 
 def accept(
-    request: Any, intake: Intake, outbox: Outbox, telemetry: Telemetry, tokenizer: Tokenizer
+    request: Any,
+    accepted_s: float,
+    intake: Intake,
+    outbox: Outbox,
+    telemetry: Telemetry,
+    tokenizer: Tokenizer,
 ) -> None:
-    """Hands a request of `cold` on; refuses it if that raises."""
+    """Hands a request of `cold` on, which came at `accepted_s`; refuses it if that raises."""
     sender, request_id = request.get_response_sender(), request.request_id()
-    # tritonserver's own trace must not be used once `execute` has returned; its context may.
-    trace = json.loads(request.trace().get_context() or "{}")
-
-    def sink_for(parsed: GenerationRequest) -> ResponseSink:
-        return ResponseSink(sender, parsed, outbox, tokenizer)
-
+    reply = TensorReply(sender, outbox, tokenizer)
+    trace: dict[str, str] = {}
     try:
-        return intake.take(read_tensors(request), sink_for, request_id, trace)
+        # tritonserver's own trace must not be used once `execute` has returned; its context may.
+        trace = json.loads(request.trace().get_context() or "{}")
+        return intake.take(read_tensors(request), reply, request_id, trace, accepted_s)
     except ColdError as raised:
         error = raised
     except Exception:
@@ -205,34 +216,36 @@ class Publisher:
         return self._metrics[family, labels]
 
 
-class ResponseSink:
-    """Sends a sequence's pieces as responses of `cold`.
+class TensorReply:
+    """Answers a request of `cold`: a `Reply`, and then the request's `Sink`.
 
     Args:
         sender: the request's response sender.
-        request: which outputs the client wants.
-        outbox: what sends them.
+        outbox: what sends for it.
         tokenizer: the base model's.
     """
 
-    def __init__(
-        self, sender: Any, request: GenerationRequest, outbox: Outbox, tokenizer: Tokenizer
-    ) -> None:
+    def __init__(self, sender: Any, outbox: Outbox, tokenizer: Tokenizer) -> None:
         self._sender = sender
-        self._request = request
         self._outbox = outbox
         self._tokenizer = tokenizer
+        self._request: Any = None
+
+    def sink_for(self, request: GenerationRequest) -> TensorReply:
+        """See `Reply`."""
+        self._request = request
+        return self
 
     def send(self, piece: Piece) -> None:
         """See `Sink`."""
         self._outbox.put(partial(_send_piece, self._sender, self._request, piece, self._tokenizer))
 
     def fail(self, error: ColdError) -> None:
-        """See `Sink`."""
+        """See `Reply` and `Sink`."""
         self._outbox.put(partial(refuse, self._sender, error))
 
     def is_cancelled(self) -> bool:
-        """See `Sink`."""
+        """See `Reply` and `Sink`."""
         return bool(self._sender.is_cancelled())
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cold_backend.contract import Step, StepResult
+from cold_backend.contract import AdapterReport, Step, StepResult, unpack_reports
 from cold_backend.errors import StepError
 from cold_backend.scheduler import Chunk, Scheduler, build_step
 from cold_backend.sequence import Sequence
@@ -44,12 +44,14 @@ class Outcome:
     Attributes:
         done: the parts that worked: one, unless something failed.
         failed: requests without which the rest works.
+        reports: what the models say of the adapters that they had to load.
         prepared_s: time to build the steps, in seconds.
         executed_s: time to execute them.
     """
 
     done: list[Done]
     failed: list[Sequence]
+    reports: list[AdapterReport]
     prepared_s: float
     executed_s: float
 
@@ -73,11 +75,13 @@ class StepRunner:
         self._execute = execute
         self._adapters = scheduler.adapters
         self._telemetry = telemetry
+        self._reports: list[AdapterReport] = []
         self._prepared_s = self._executed_s = 0.0
 
     def run(self, chunks: list[Chunk]) -> Outcome:
-        """Executes a plan, which must not be empty."""
+        """Executes a plan; an empty one has the models load adapters and nothing else."""
         self._prepared_s = self._executed_s = 0.0
+        self._reports = []
         done: list[Done] = []
         failed: list[Sequence] = []
         owners = [*dict.fromkeys(chunk.sequence.owner for chunk in chunks)]
@@ -96,7 +100,7 @@ class StepRunner:
                 failed += part
         if failed:
             _log.error("%d of the step's %d requests failed", len(failed), len(owners))
-        return Outcome(done, failed, self._prepared_s, self._executed_s)
+        return Outcome(done, failed, self._reports, self._prepared_s, self._executed_s)
 
     def _try(self, chunks: list[Chunk]) -> Done | None:
         begun_s = executing_s = time.monotonic()
@@ -117,7 +121,7 @@ class StepRunner:
         finally:
             self._prepared_s += executing_s - begun_s
             self._executed_s += time.monotonic() - executing_s
-        self._telemetry.adapters_changed(changes)
+        self._reports += unpack_reports(result.loads)
         return done
 
 
