@@ -17,9 +17,10 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 EXECUTIONS = ("auto", "ensemble", "fused")
 LOG_FORMATS = ("text", "json")
 
-# More than a prompt has unless it is made of a tokenizer's longest tokens: about 4 in Latin script,
-# up to 12 in others where JSON escapes each character.
-BYTES_PER_TOKEN = 64
+# More than a full context of text has in any script: 3 to 5 in English and in code, up to 11 in
+# scripts of 3 bytes a character. Runs of one character alone have more: a token may be 128 spaces.
+BYTES_PER_TOKEN = 16
+_FEWEST_PROMPT_BYTES = 4096  # that a limit which nobody set allows
 
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -44,10 +45,13 @@ class Settings:
         max_context: tokens that a slot holds, prompt and output together.
         max_step_tokens: tokens of one step over all sequences; longer prompts are cut in chunks.
         max_prompt_bytes: a larger prompt, as text or as JSON of messages, is refused unread; 0 is
-            64 bytes for each token of max_context.
+            16 bytes for each token of max_context, and 4096 at least.
         max_queue: requests that may wait for a slot.
         max_wait_s: how long a request may wait for a slot, in seconds.
         drain_timeout_s: how long running requests may go on after SIGTERM, in seconds.
+        start_timeout_s: how long the models may take to load, in seconds.
+        accept_timeout_s: a server that hangs in taking in a request is restarted after so long.
+        step_timeout_s: likewise one that hangs in a step, in seconds. The first steps may compile.
         threads: CPU threads of each model process that computes; 0 shares the cores among them.
         kernels: implementation of the ops in cold_kernels; `auto` takes the best for the device.
         log_format: one of LOG_FORMATS.
@@ -73,6 +77,9 @@ class Settings:
     max_queue: int = 256
     max_wait_s: float = 30.0
     drain_timeout_s: float = 30.0
+    start_timeout_s: float = 1800.0
+    accept_timeout_s: float = 20.0
+    step_timeout_s: float = 300.0
     threads: int = 0
     kernels: str = "auto"
     log_format: str = "text"
@@ -91,6 +98,9 @@ class Settings:
         _within("max_queue", self.max_queue, 1, 1 << 20)
         _within("max_wait_s", self.max_wait_s, 0.1, 86400)
         _within("drain_timeout_s", self.drain_timeout_s, 0, 86400)
+        _within("start_timeout_s", self.start_timeout_s, 1, 86400)
+        _within("accept_timeout_s", self.accept_timeout_s, 1, 86400)
+        _within("step_timeout_s", self.step_timeout_s, 1, 86400)
         _within("threads", self.threads, 0, 1024)
         _one_of("log_format", self.log_format, LOG_FORMATS)
         _within("max_lora_rank", self.max_lora_rank, 1, 4096)
@@ -124,7 +134,8 @@ class Settings:
     @property
     def prompt_bytes(self) -> int:
         """The largest prompt that is tokenised."""
-        return self.max_prompt_bytes or BYTES_PER_TOKEN * self.max_context
+        most = BYTES_PER_TOKEN * self.max_context
+        return self.max_prompt_bytes or max(_FEWEST_PROMPT_BYTES, most)
 
     def save(self, path: Path) -> None:
         """Writes the settings as JSON."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from cold_backend.adapter_catalogue import ServedAdapter, load_error
-from cold_backend.admission import Admission
+from cold_backend.admission import Admission, Line
 from cold_backend.beam import BeamSearch
 from cold_backend.contract import AdapterReport, Step, StepResult, unpack_reports
 from cold_backend.errors import (
@@ -23,7 +25,7 @@ from cold_backend.scheduler import Chunk, Scheduler, build_step
 from cold_backend.sequence import FinishReason, Sequence
 from cold_backend.telemetry import Load, Telemetry
 from cold_backend.token import Continuation, Token, continuations, picked_tokens
-from cold_backend.waiting import WaitingQueue
+from cold_backend.waiting import Waiter, WaitingQueue
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ CHECK_INTERVAL_S = 0.1
 class Engine:
     """Runs all sequences, one step of the whole batch after the other.
 
-    One thread calls `run`; it alone touches the running sequences. `submit` and `close` may be
+    One thread calls `run`; it alone touches the running sequences. All but `run` and `step` may be
     called from any thread.
 
     Args:
@@ -57,29 +59,52 @@ class Engine:
         self._admission = admission
         self._telemetry = telemetry
         self._waiting = WaitingQueue()
+        self._announced = 0  # sequences that will come
         self._changed = threading.Condition()
         self._draining = self._closing = False
         self._next_check_s = 0.0
 
-    def submit(self, sequence: Sequence) -> None:
-        """Accepts a sequence; from then on the engine ends it, one way or another.
+    def announce(self, waiter: Waiter) -> None:
+        """Keeps a place for a sequence that is not complete yet: `enter` or `withdraw` must follow.
+
+        Args:
+            waiter: what is known of it; its prompt may be shorter than it will be.
 
         Raises:
             OverloadedError: it could not be served in time.
             ShuttingDownError: the engine is to stop.
         """
-        request = sequence.request
         with self._changed:
             if self._draining or self._closing:
                 raise ShuttingDownError
-            self._admission.check(
-                waiting=len(self._waiting),
-                ahead=self._waiting.ahead_of(request.priority) + (not self._scheduler.free),
-                max_tokens=request.max_tokens,
-                deadline_s=request.deadline_s,
-            )
-            self._waiting.put(sequence)
+            self._check(waiter)
+            self._announced += 1
+
+    def withdraw(self) -> None:
+        """Gives a place up."""
+        with self._changed:
+            self._announced -= 1
             self._changed.notify()
+
+    def enter(self, sequence: Sequence) -> None:
+        """Accepts an announced sequence; from then on the engine ends it, one way or another.
+
+        Raises:
+            OverloadedError: it could not be served in time.
+            ShuttingDownError: the engine is to stop at once.
+        """
+        with self._changed:
+            self._announced -= 1
+            self._changed.notify()
+            if self._closing:
+                raise ShuttingDownError
+            self._check(sequence)
+            self._waiting.put(sequence)
+
+    def submit(self, sequence: Sequence) -> None:
+        """Announces a sequence and has it enter at once. Raises what these raise."""
+        self.announce(sequence)
+        self.enter(sequence)
 
     def drain(self) -> None:
         """Accepts nothing more, and has `run` return when everything accepted has ended."""
@@ -93,19 +118,26 @@ class Engine:
             self._closing = True
             self._changed.notify()
 
-    def run(self) -> None:
-        """Works until the engine is closed, or drained."""
+    def run(self, stepping: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """Works until the engine is closed, or drained.
+
+        Args:
+            stepping: what every step is within.
+        """
         while self._wait_for_work():
-            self.step()
+            with stepping():
+                self.step()
         for sequence in [*self._scheduler.running, *self._waiting]:
             self._fail(sequence, ShuttingDownError())
 
     def load(self) -> Load:
         """How busy it is; may be called from any thread."""
-        running = [*self._scheduler.running]
+        with self._changed:
+            running = [*self._scheduler.running]
+            waiting = len(self._waiting) + self._announced
         return Load(
             running=len(running),
-            waiting=len(self._waiting),
+            waiting=waiting,
             cached_tokens=sum(row.fed for s in running for row in s.rows),
             adapters=len(self._scheduler.adapters),
         )
@@ -123,15 +155,39 @@ class Engine:
         def has_work() -> bool:
             return bool(self._waiting or self._scheduler.running)
 
+        def is_over() -> bool:
+            return self._closing or (self._draining and not self._announced)
+
         with self._changed:
-            self._changed.wait_for(lambda: has_work() or self._draining or self._closing)
+            self._changed.wait_for(lambda: has_work() or is_over())
             return has_work() and not self._closing
+
+    def _check(self, waiter: Waiter) -> None:
+        """Refuses what could not be served in time; the lock is held."""
+        now_s = time.monotonic()
+        request = waiter.request
+        line = self._line()
+        for other in self._waiting.ahead_of(waiter, now_s):
+            line.join(other.request.width, len(other.request.prompt))
+        self._admission.check(
+            waiting=len(self._waiting) + self._announced,
+            ahead=line.ahead_of(request.width),
+            prompt_tokens=len(request.prompt),
+            max_tokens=request.max_tokens,
+            left_s=waiter.accepted_s + request.deadline_s - now_s,
+            deadline_s=request.deadline_s,
+        )
+
+    def _line(self) -> Line:
+        """The sequences that run, for others to stand behind; the lock is held."""
+        running = [(s.width, s.pending_prompt) for s in self._scheduler.running]
+        return Line(self._scheduler.free, running)
 
     def _admit(self) -> None:
         adapters = self._scheduler.adapters
         with self._changed:
             if any(sequence.adapter.path for sequence in self._waiting):
-                turns = self._waiting.in_turn(time.monotonic())
+                turns = self._waiting.order(time.monotonic())
                 adapters.prepare(sequence.adapter for sequence in turns)
             while self._waiting and self._scheduler.free:
                 now_s = time.monotonic()
@@ -149,6 +205,7 @@ class Engine:
         try:
             changes = self._scheduler.adapters.take_changes()
             step = build_step(chunks, changes)
+            fed = sum(chunk.length for chunk in chunks if not chunk.sequence.output_length)
             planned_s = time.monotonic()
             with self._telemetry.executing([chunk.sequence.owner for chunk in chunks], step):
                 result = self._execute(step)
@@ -161,6 +218,9 @@ class Engine:
             self._telemetry.stepped(
                 planned_s - begun_s, executed_s - planned_s, delivered_s - executed_s
             )
+            if 2 * fed >= self._scheduler.max_step_tokens:
+                with self._changed:
+                    self._admission.fed(fed, delivered_s - begun_s)
         except Exception:
             # Whatever went wrong below, requests must end and the loop must go on.
             _log.exception("a decoding step failed")
@@ -197,6 +257,7 @@ class Engine:
         emitting = [chunk.sequence for chunk in chunks if chunk.emits]
         for chunk in chunks:
             chunk.sequence.fed += chunk.length
+        self._charge(emitting)
         found = continuations(result)
         of_beams: dict[Sequence, list[list[Continuation]]] = {}
         for row, (sequence, token) in enumerate(zip(emitting, picked_tokens(result), strict=True)):
@@ -207,11 +268,17 @@ class Engine:
             elif sequence.owner.search:
                 of_beams.setdefault(sequence.owner, []).append(found[row])
             else:
-                self._waiting.charge(sequence.request.adapter, 1)
                 self._send(sequence, self._accept(sequence, token, now_s))
         for sequence, of_its_beams in of_beams.items():
             if sequence.search:
                 self._search(sequence, sequence.search, of_its_beams, now_s)
+
+    def _charge(self, emitting: list[Sequence]) -> None:
+        """Counts the tokens that are picked as served to their adapters."""
+        counts = Counter(sequence.request.adapter for sequence in emitting)
+        with self._changed:
+            for adapter, tokens in counts.items():
+                self._waiting.charge(adapter, tokens)
 
     def _search(
         self,
@@ -220,7 +287,6 @@ class Engine:
         found: list[list[Continuation]],
         now_s: float,
     ) -> None:
-        self._waiting.charge(sequence.request.adapter, len(found))
         reason = None
         for token in sequence.advance(search, found, now_s):
             reason = self._accept(sequence, token, now_s)
@@ -259,9 +325,9 @@ class Engine:
                     )
         self._telemetry.ended(sequence, end, now_s)
 
-    def _waited_too_long(self, sequence: Sequence, waiting: int) -> ColdError:
+    def _waited_too_long(self, sequence: Sequence) -> ColdError:
         if self._scheduler.adapters.is_ready(sequence.adapter):
-            return self._admission.waited_too_long(waiting)
+            return self._admission.waited_too_long(len(self._waiting))
         return AdapterUnreadableError(
             sequence.adapter.name, f"was not loaded within {self._admission.max_wait_s:g} s"
         )
@@ -276,12 +342,34 @@ class Engine:
             elif now_s > sequence.deadline_s:
                 self._fail(sequence, DeadlineError(sequence.request.deadline_s))
         with self._changed:
-            waiting = [*self._waiting]
-        for sequence in waiting:
-            if sequence.sink.is_cancelled():
-                self._fail(sequence, RequestCancelledError())
-            elif now_s > sequence.deadline_s:
-                self._fail(sequence, DeadlineError(sequence.request.deadline_s))
-            elif now_s > sequence.accepted_s + self._admission.max_wait_s:
-                self._fail(sequence, self._waited_too_long(sequence, len(waiting)))
+            waiting = self._waiting.order(now_s)
+        kept = [sequence for sequence in waiting if not self._end_waiting(sequence, now_s)]
+        self._give_up(kept, now_s)
         self._next_check_s = time.monotonic() + CHECK_INTERVAL_S
+
+    def _end_waiting(self, sequence: Sequence, now_s: float) -> bool:
+        """Whether a sequence that waits had to be ended."""
+        if sequence.sink.is_cancelled():
+            self._fail(sequence, RequestCancelledError())
+        elif now_s > sequence.deadline_s:
+            self._fail(sequence, DeadlineError(sequence.request.deadline_s))
+        elif now_s > sequence.accepted_s + self._admission.max_wait_s:
+            self._fail(sequence, self._waited_too_long(sequence))
+        else:
+            return False
+        return True
+
+    def _give_up(self, waiting: list[Sequence], now_s: float) -> None:
+        """Ends those that cannot have a slot in time, which may have become clear only now."""
+        with self._changed:
+            line = self._line()
+        for sequence in waiting:
+            error = self._admission.hopeless(
+                line.ahead_of(sequence.width),
+                waited_s=now_s - sequence.accepted_s,
+                left_s=sequence.deadline_s - now_s,
+            )
+            if error:
+                self._fail(sequence, error)
+            else:
+                line.join(sequence.width, len(sequence.request.prompt))

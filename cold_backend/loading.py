@@ -15,6 +15,7 @@ from cold_backend.errors import ConfigError
 from cold_backend.fused import FusedExecution
 from cold_backend.language_model import LanguageModel, Network
 from cold_backend.lora import AdapterSet, attach_adapters
+from cold_backend.refusal import refusing
 from cold_backend.tokenizer import Tokenizer
 from cold_kernels import KernelError, Ops, load_ops
 from cold_kernels.device import DeviceError, choose_device
@@ -147,7 +148,8 @@ def _load(
     model = load_model(settings.base_model, config, _dtype(settings.dtype, device), device)
     for adapter in adapters.fixed:
         check_fit(adapter, model)
-    network = network_of(model, adapters, ops_for(settings, device), settings.max_context)
+    with refusing(f"base_model: {type(model).__name__} cannot be served"):
+        network = checked_network(model, adapters, ops_for(settings, device), settings.max_context)
     return LanguageModel(
         network,
         readers,
@@ -164,6 +166,25 @@ def _load_adapters(settings: Settings) -> AdapterSet:
         settings.adapter_room,
         settings.max_lora_rank if settings.adapter_room else 0,
     )
+
+
+def checked_network(
+    model: torch.nn.Module, adapters: AdapterSet, ops: Ops, context: int
+) -> Network:
+    """A model's packed forward, which has shown that it computes what the model's own code does.
+
+    Mutates: the model, which gives its weights away.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    # Imported late: it needs transformers' modules, which take a second.
+    from cold_backend.comparison import Comparison
+
+    comparison = Comparison(model, adapters, context)
+    network = network_of(model, adapters, ops, context)
+    comparison.check(network)
+    return network
 
 
 def network_of(model: torch.nn.Module, adapters: AdapterSet, ops: Ops, context: int) -> Network:

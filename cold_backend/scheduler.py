@@ -39,7 +39,7 @@ class Scheduler:
     def __init__(self, max_sequences: int, max_step_tokens: int, adapters: AdapterSlots) -> None:
         self.adapters = adapters
         self._free = list(reversed(range(max_sequences)))
-        self._max_step_tokens = max_step_tokens
+        self.max_step_tokens = max_step_tokens
         self.running: list[Sequence] = []
 
     @property
@@ -69,7 +69,7 @@ class Scheduler:
         prompts share what is left, oldest first.
         """
         chunks = []
-        budget = self._max_step_tokens
+        budget = self.max_step_tokens
         ready = [s for s in self.running if self.adapters.has(s.adapter_index)]
         rows = [row for sequence in ready for row in sequence.rows]
         for sequence in sorted(rows, key=lambda s: s.pending > 1):

@@ -26,6 +26,7 @@ from cold_backend.logs import set_up_log
 from cold_backend.metrics import FAMILIES, Family, Labels
 from cold_backend.outbox import Outbox
 from cold_backend.outputs import Arrays, outputs_of
+from cold_backend.pulse import Pulse
 from cold_backend.request import GenerationRequest
 from cold_backend.sequence import Piece
 from cold_backend.telemetry import Load, Telemetry
@@ -66,6 +67,11 @@ def restarts(args: dict[str, str]) -> int:
     return int(_parameter(args, "restarts"))
 
 
+def pulse(args: dict[str, str]) -> Pulse:
+    """What tells `cold-server` that `cold` lives."""
+    return Pulse(Path(_parameter(args, "pulse")))
+
+
 def when_server_stops(
     args: dict[str, str], drain: Callable[[], None], stop: Callable[[], None]
 ) -> None:
@@ -101,18 +107,21 @@ def read_tensors(request: Any) -> Arrays:
 
 
 def accept(
-    request: Any, intake: Intake, outbox: Outbox, telemetry: Telemetry, tokenizer: Tokenizer
+    request: Any,
+    accepted_s: float,
+    intake: Intake,
+    outbox: Outbox,
+    telemetry: Telemetry,
+    tokenizer: Tokenizer,
 ) -> None:
-    """Hands a request of `cold` on; refuses it if that raises."""
+    """Hands a request of `cold` on, which came at `accepted_s`; refuses it if that raises."""
     sender, request_id = request.get_response_sender(), request.request_id()
-    # tritonserver's own trace must not be used once `execute` has returned; its context may.
-    trace = json.loads(request.trace().get_context() or "{}")
-
-    def sink_for(parsed: GenerationRequest) -> ResponseSink:
-        return ResponseSink(sender, parsed, outbox, tokenizer)
-
+    reply = TensorReply(sender, outbox, tokenizer)
+    trace: dict[str, str] = {}
     try:
-        return intake.take(read_tensors(request), sink_for, request_id, trace)
+        # tritonserver's own trace must not be used once `execute` has returned; its context may.
+        trace = json.loads(request.trace().get_context() or "{}")
+        return intake.take(read_tensors(request), reply, request_id, trace, accepted_s)
     except ColdError as raised:
         error = raised
     except Exception:
@@ -205,35 +214,50 @@ class Publisher:
         return self._metrics[family, labels]
 
 
-class ResponseSink:
-    """Sends a sequence's pieces as responses of `cold`.
+class TensorReply:
+    """Ends a request of `cold` that is not complete yet.
 
     Args:
         sender: the request's response sender.
-        request: which outputs the client wants.
-        outbox: what sends them.
+        outbox: what sends for it.
         tokenizer: the base model's.
+    """
+
+    def __init__(self, sender: Any, outbox: Outbox, tokenizer: Tokenizer) -> None:
+        self._sender = sender
+        self._outbox = outbox
+        self._tokenizer = tokenizer
+
+    def sink_for(self, request: GenerationRequest) -> ResponseSink:
+        """See `Reply`."""
+        return ResponseSink(self._sender, request, self._outbox, self._tokenizer)
+
+    def fail(self, error: ColdError) -> None:
+        """See `Reply`."""
+        self._outbox.put(partial(refuse, self._sender, error))
+
+    def is_cancelled(self) -> bool:
+        """See `Reply`."""
+        return bool(self._sender.is_cancelled())
+
+
+class ResponseSink(TensorReply):
+    """Sends a sequence's pieces as responses of `cold`.
+
+    Args:
+        request: which outputs the client wants.
+        sender, outbox, tokenizer: see TensorReply.
     """
 
     def __init__(
         self, sender: Any, request: GenerationRequest, outbox: Outbox, tokenizer: Tokenizer
     ) -> None:
-        self._sender = sender
+        super().__init__(sender, outbox, tokenizer)
         self._request = request
-        self._outbox = outbox
-        self._tokenizer = tokenizer
 
     def send(self, piece: Piece) -> None:
         """See `Sink`."""
         self._outbox.put(partial(_send_piece, self._sender, self._request, piece, self._tokenizer))
-
-    def fail(self, error: ColdError) -> None:
-        """See `Sink`."""
-        self._outbox.put(partial(refuse, self._sender, error))
-
-    def is_cancelled(self) -> bool:
-        """See `Sink`."""
-        return bool(self._sender.is_cancelled())
 
 
 def refuse(sender: Any, error: ColdError) -> None:

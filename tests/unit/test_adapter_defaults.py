@@ -63,9 +63,10 @@ def test_requests_override_field_by_field(tmp_path: Path, tokenizer: Tokenizer) 
 
     def parsed(**fields: object) -> tuple[Mode, float, float]:
         inputs = {n: np.array([[v]]) for n, v in ({"text_input": "Hello"} | fields).items()}
-        served = catalogue.known(parser.adapter_name(inputs))
+        draft = parser.check(inputs)
+        served = catalogue.known(draft.lora_name)
         assert served is not None
-        sampling = parser.parse(inputs, served.defaults).sampling
+        sampling = parser.complete(draft, served.defaults).sampling
         return sampling.mode, round(sampling.alpha, 6), round(sampling.beta, 6)
 
     assert parsed() == (Mode.EXPERT, 0.3, 0.25)

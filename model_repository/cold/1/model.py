@@ -1,5 +1,6 @@
 """The request's whole life: accepts requests here, decodes them on the engine's thread."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from cold_backend import server_io
@@ -34,22 +35,33 @@ class TritonPythonModel:
         self._telemetry = Telemetry(settings, server_io.restarts(args))
         admission = Admission(settings.max_queue, settings.max_wait_s)
         self._engine = Engine(execute, scheduler, admission, self._telemetry)
-        parser, catalogue = RequestParser(settings, tokenizer), AdapterCatalogue(settings, store)
-        self._intake = Intake(parser, catalogue, self._engine, tokenizer, self._telemetry)
+        self._intake = Intake(
+            RequestParser(settings, tokenizer),
+            AdapterCatalogue(settings, store),
+            self._engine,
+            tokenizer,
+            self._telemetry,
+            settings.max_wait_s,
+        )
+        self._pulse = server_io.pulse(args)
         self._running = thread.submit(self._run)
         self._publisher = server_io.Publisher(self._telemetry, self._engine.load)
         self._args = args
         server_io.when_server_stops(args, self._engine.drain, self._stop)
 
     def execute(self, requests):
-        for request in requests:
-            server_io.accept(request, self._intake, self._outbox, self._telemetry, self._tokenizer)
+        now_s = time.monotonic()
+        with self._pulse.accepting():
+            for request in requests:
+                server_io.accept(
+                    request, now_s, self._intake, self._outbox, self._telemetry, self._tokenizer
+                )
 
     def finalize(self):
         self._stop()
 
     def _run(self):
-        self._engine.run()
+        self._engine.run(self._pulse.stepping)
         self._intake.close()
         self._outbox.close()
         server_io.say_stopped(self._args)
@@ -58,4 +70,5 @@ class TritonPythonModel:
         self._engine.close()
         self._running.result()
         self._publisher.close()
+        self._pulse.close()
         stop_tracing()
