@@ -13,8 +13,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Nothing may be fetched from a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test test-tools serve check check-requirements ascend-check npu-test format bench bench-kernels load soak faults fuzz \
-	overload dashboard-picture study study-report clean
+.PHONY: setup demo test test-tools serve check check-requirements ascend-check npu-test format bench \
+	bench-kernels load soak faults fuzz overload dashboard-picture study study-report clean
 
 setup: .venv/.installed $(BASE_MODEL_FILE)
 
@@ -51,7 +51,7 @@ test: setup test-tools
 
 # The programs that tests start. Where they may not be installed, those tests are left out.
 test-tools: setup
-	PYTHON=$(BIN)/python deploy/install-test-tools.sh || echo "== tests that need what is missing are left out"
+	@PYTHON=$(BIN)/python deploy/install-test-tools.sh || echo "== tests that need what is missing are left out"
 
 # A dry run: does PyPI alone have what the project installs, for each Python and processor?
 check-requirements: .venv/.installed
@@ -66,7 +66,10 @@ check: .venv/.installed
 # A venv of its own: triton-ascend and triton install themselves under one name. The parity suite runs
 # there on a CPU twin of what Ascend's compiler is given.
 ASCEND := .venv-ascend
-TWIN := PYTHONPATH=kernels/ascend:kernels:. $(ASCEND)/bin/python -m pytest -c kernels/ascend/pytest.ini --rootdir . --noconftest
+# Where LLVM's libraries are, if it was not installed but unpacked.
+LLVM := $(CURDIR)/$(ASCEND)/debian
+LLVM_LIBRARIES := $(LLVM)/usr/lib/llvm-19/lib:$(LLVM)/usr/lib/$(shell uname -m)-linux-gnu:$(LLVM)/lib/$(shell uname -m)-linux-gnu
+TWIN := LD_LIBRARY_PATH="$(LLVM_LIBRARIES)" PYTHONPATH=kernels/ascend:kernels:. $(ASCEND)/bin/python -m pytest -c kernels/ascend/pytest.ini --rootdir . --noconftest
 
 ascend-check:
 	kernels/ascend/install.sh $(ASCEND)
@@ -132,6 +135,8 @@ overload: setup
 	$(BIN)/python load_tests/overload.py $(ADAPTERS) --report build/overload
 
 dashboard-picture: setup
+	@command -v prometheus >/dev/null || \
+		{ echo "make dashboard-picture needs prometheus: deploy/install-test-tools.sh installs it" >&2; exit 1; }
 	$(BIN)/python -m deploy.grafana.picture $(ADAPTERS)
 
 INPUTS ?= 100000

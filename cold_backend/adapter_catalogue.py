@@ -157,15 +157,14 @@ class AdapterCatalogue:
             self._entries.pop(name, None)
             raise self._folder.unknown(name)
         stamps = find_adapter_stamp(name, str(path)), find_stamp(name, path, FILE)
-        # On a slow disk half of the time may pass without a look; on others it is none.
-        now_s = time.monotonic()
-        fresh_s = now_s + min(now_s - begun_s, _FRESH_S)
+        took_s = time.monotonic() - begun_s
         entry = self._entries.get(name)
         if entry is None or (entry.served.stamp, entry.defaults_stamp) != stamps:
             if entry:
                 reading.give_more_time(READ_LIMIT_S)
             entry = self._read(name, path, stamps, entry)
-        entry = entry if entry.problem else replace(entry, fresh_s=fresh_s)
+        if not entry.problem:  # on a slow disk half of the time passes without a look
+            entry = replace(entry, fresh_s=time.monotonic() + min(took_s, _FRESH_S))
         if len(self._entries) >= _MOST_KNOWN:
             self._entries.clear()
         self._entries[name] = entry

@@ -10,22 +10,21 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from cold_backend.adapter_catalogue import ServedAdapter, load_error
-from cold_backend.admission import Admission, Line
+from cold_backend.admission import Admission
 from cold_backend.beam import BeamSearch
 from cold_backend.contract import AdapterReport, Step, StepResult, unpack_reports
 from cold_backend.errors import (
-    AdapterUnreadableError,
     ColdError,
     DeadlineError,
-    RequestCancelledError,
     ShuttingDownError,
     StepError,
 )
+from cold_backend.lobby import Lobby
 from cold_backend.scheduler import Chunk, Scheduler, build_step
 from cold_backend.sequence import FinishReason, Sequence
 from cold_backend.telemetry import Load, Telemetry
 from cold_backend.token import Continuation, Token, continuations, picked_tokens
-from cold_backend.waiting import Waiter, WaitingQueue
+from cold_backend.waiting import Waiter
 
 _log = logging.getLogger(__name__)
 
@@ -58,8 +57,8 @@ class Engine:
         self._scheduler = scheduler
         self._admission = admission
         self._telemetry = telemetry
-        self._waiting = WaitingQueue()
-        self._announced = 0  # sequences that will come
+        self._lobby = Lobby(scheduler, admission)
+        self._waiting = self._lobby.queue
         self._changed = threading.Condition()
         self._draining = self._closing = False
         self._next_check_s = 0.0
@@ -77,13 +76,12 @@ class Engine:
         with self._changed:
             if self._draining or self._closing:
                 raise ShuttingDownError
-            self._check(waiter)
-            self._announced += 1
+            self._lobby.announce(waiter)
 
     def withdraw(self) -> None:
         """Gives a place up."""
         with self._changed:
-            self._announced -= 1
+            self._lobby.withdraw()
             self._changed.notify()
 
     def enter(self, sequence: Sequence) -> None:
@@ -94,12 +92,11 @@ class Engine:
             ShuttingDownError: the engine is to stop at once.
         """
         with self._changed:
-            self._announced -= 1
             self._changed.notify()
             if self._closing:
+                self._lobby.withdraw()
                 raise ShuttingDownError
-            self._check(sequence)
-            self._waiting.put(sequence)
+            self._lobby.enter(sequence)
 
     def submit(self, sequence: Sequence) -> None:
         """Announces a sequence and has it enter at once. Raises what these raise."""
@@ -134,7 +131,7 @@ class Engine:
         """How busy it is; may be called from any thread."""
         with self._changed:
             running = [*self._scheduler.running]
-            waiting = len(self._waiting) + self._announced
+            waiting = len(self._lobby)
         return Load(
             running=len(running),
             waiting=waiting,
@@ -156,32 +153,11 @@ class Engine:
             return bool(self._waiting or self._scheduler.running)
 
         def is_over() -> bool:
-            return self._closing or (self._draining and not self._announced)
+            return self._closing or (self._draining and not self._lobby.announced)
 
         with self._changed:
             self._changed.wait_for(lambda: has_work() or is_over())
             return has_work() and not self._closing
-
-    def _check(self, waiter: Waiter) -> None:
-        """Refuses what could not be served in time; the lock is held."""
-        now_s = time.monotonic()
-        request = waiter.request
-        line = self._line()
-        for other in self._waiting.ahead_of(waiter, now_s):
-            line.join(other.request.width, len(other.request.prompt))
-        self._admission.check(
-            waiting=len(self._waiting) + self._announced,
-            ahead=line.ahead_of(request.width),
-            prompt_tokens=len(request.prompt),
-            max_tokens=request.max_tokens,
-            left_s=waiter.accepted_s + request.deadline_s - now_s,
-            deadline_s=request.deadline_s,
-        )
-
-    def _line(self) -> Line:
-        """The sequences that run, for others to stand behind; the lock is held."""
-        running = [(s.width, s.pending_prompt) for s in self._scheduler.running]
-        return Line(self._scheduler.free, running)
 
     def _admit(self) -> None:
         adapters = self._scheduler.adapters
@@ -325,13 +301,6 @@ class Engine:
                     )
         self._telemetry.ended(sequence, end, now_s)
 
-    def _waited_too_long(self, sequence: Sequence) -> ColdError:
-        if self._scheduler.adapters.is_ready(sequence.adapter):
-            return self._admission.waited_too_long(len(self._waiting))
-        return AdapterUnreadableError(
-            sequence.adapter.name, f"was not loaded within {self._admission.max_wait_s:g} s"
-        )
-
     def _end_unwanted(self, now_s: float) -> None:
         """Ends what was cancelled or has run out of time."""
         if now_s < self._next_check_s:
@@ -342,34 +311,7 @@ class Engine:
             elif now_s > sequence.deadline_s:
                 self._fail(sequence, DeadlineError(sequence.request.deadline_s))
         with self._changed:
-            waiting = self._waiting.order(now_s)
-        kept = [sequence for sequence in waiting if not self._end_waiting(sequence, now_s)]
-        self._give_up(kept, now_s)
+            waiting, line = self._waiting.order(now_s), self._lobby.line()
+        for sequence, error in self._lobby.unwanted(waiting, line, now_s):
+            self._fail(sequence, error)
         self._next_check_s = time.monotonic() + CHECK_INTERVAL_S
-
-    def _end_waiting(self, sequence: Sequence, now_s: float) -> bool:
-        """Whether a sequence that waits had to be ended."""
-        if sequence.sink.is_cancelled():
-            self._fail(sequence, RequestCancelledError())
-        elif now_s > sequence.deadline_s:
-            self._fail(sequence, DeadlineError(sequence.request.deadline_s))
-        elif now_s > sequence.accepted_s + self._admission.max_wait_s:
-            self._fail(sequence, self._waited_too_long(sequence))
-        else:
-            return False
-        return True
-
-    def _give_up(self, waiting: list[Sequence], now_s: float) -> None:
-        """Ends those that cannot have a slot in time, which may have become clear only now."""
-        with self._changed:
-            line = self._line()
-        for sequence in waiting:
-            error = self._admission.hopeless(
-                line.ahead_of(sequence.width),
-                waited_s=now_s - sequence.accepted_s,
-                left_s=sequence.deadline_s - now_s,
-            )
-            if error:
-                self._fail(sequence, error)
-            else:
-                line.join(sequence.width, len(sequence.request.prompt))

@@ -157,8 +157,8 @@ def attach_adapters(model: nn.Module, adapters: AdapterSet, ops: Ops) -> LoraBan
 def changeable(model: nn.Module) -> set[str]:
     """Paths of the layers that an adapter may change which is put in while the model runs.
 
-    Those inside the decoder's layers: room for it in an embedding or an output layer, which few
-    adapters change, would be as wide as the vocabulary.
+    Those inside the decoder's layers that do what their class does: room for it in an embedding or
+    an output layer, which few adapters change, would be as wide as the vocabulary.
     """
     # Imported late: it needs transformers' modules, which take a second.
     from transformers.pytorch_utils import Conv1D
@@ -167,7 +167,7 @@ def changeable(model: nn.Module) -> set[str]:
     return {
         path
         for path, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        if type(module).forward in (nn.Linear.forward, Conv1D.forward) and module is not head
     }
 
 

@@ -96,6 +96,8 @@ def _random_adapter(model: nn.Module, rank: int) -> Adapter:
 def _add_to_linear(
     pair: LoraPair, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
 ) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise NotImplementedError("an adapter for a layer that gives several tensors")
     a, b = _like(pair, module)
     delta = pair.scale * (inputs[0].float() @ a.T @ b.T)
     return (output.float() + delta).to(output.dtype)

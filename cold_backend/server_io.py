@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import triton_python_backend_utils as pb_utils
 
+from cold_backend.collection import collect_from_now_on
 from cold_backend.config import Settings, load_settings
 from cold_backend.contract import STEP_MODEL, Step, StepResult
 from cold_backend.errors import ColdError, ErrorCode, StepError
@@ -33,6 +34,7 @@ from cold_backend.telemetry import Load, Telemetry
 from cold_backend.tokenizer import Tokenizer
 from cold_backend.tracing import child_span, current_headers, set_up_tracing
 
+started = collect_from_now_on  # to be called when a model is loaded
 _log = logging.getLogger(__name__)
 PUBLISH_INTERVAL_S = 0.5
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -215,7 +217,7 @@ class Publisher:
 
 
 class TensorReply:
-    """Ends a request of `cold` that is not complete yet.
+    """Answers a request of `cold`: a `Reply`, and then the request's `Sink`.
 
     Args:
         sender: the request's response sender.
@@ -227,37 +229,24 @@ class TensorReply:
         self._sender = sender
         self._outbox = outbox
         self._tokenizer = tokenizer
+        self._request: Any = None
 
-    def sink_for(self, request: GenerationRequest) -> ResponseSink:
+    def sink_for(self, request: GenerationRequest) -> TensorReply:
         """See `Reply`."""
-        return ResponseSink(self._sender, request, self._outbox, self._tokenizer)
-
-    def fail(self, error: ColdError) -> None:
-        """See `Reply`."""
-        self._outbox.put(partial(refuse, self._sender, error))
-
-    def is_cancelled(self) -> bool:
-        """See `Reply`."""
-        return bool(self._sender.is_cancelled())
-
-
-class ResponseSink(TensorReply):
-    """Sends a sequence's pieces as responses of `cold`.
-
-    Args:
-        request: which outputs the client wants.
-        sender, outbox, tokenizer: see TensorReply.
-    """
-
-    def __init__(
-        self, sender: Any, request: GenerationRequest, outbox: Outbox, tokenizer: Tokenizer
-    ) -> None:
-        super().__init__(sender, outbox, tokenizer)
         self._request = request
+        return self
 
     def send(self, piece: Piece) -> None:
         """See `Sink`."""
         self._outbox.put(partial(_send_piece, self._sender, self._request, piece, self._tokenizer))
+
+    def fail(self, error: ColdError) -> None:
+        """See `Reply` and `Sink`."""
+        self._outbox.put(partial(refuse, self._sender, error))
+
+    def is_cancelled(self) -> bool:
+        """See `Reply` and `Sink`."""
+        return bool(self._sender.is_cancelled())
 
 
 def refuse(sender: Any, error: ColdError) -> None:

@@ -12,6 +12,7 @@ from cold_backend import metrics as m
 from cold_backend.config import Settings
 from cold_backend.contract import AdapterChange, Step
 from cold_backend.errors import ColdError, ErrorCode
+from cold_backend.logs import dropped_lines
 from cold_backend.metrics import Metrics
 from cold_backend.sequence import FinishReason, Sequence, TraceHeaders
 from cold_backend.token import Token
@@ -67,7 +68,8 @@ class Telemetry:
             for family in (m.CONTRASTED, m.CONTESTED, m.CHANGED):
                 self.metrics.add(family, adapter, value=0)
         self.metrics.set(m.MAX_SEQUENCES, settings.max_sequences)
-        for counter in (m.ADAPTER_LOADS, m.ADAPTER_EVICTIONS):
+        self._dropped = dropped_lines()
+        for counter in (m.ADAPTER_LOADS, m.ADAPTER_EVICTIONS, m.LINES_DROPPED):
             self.metrics.add(counter, value=0)
         self.metrics.set(m.RESTARTS, restarts)
 
@@ -145,6 +147,8 @@ class Telemetry:
         """Sets the gauges."""
         self.metrics.set(m.RUNNING, load.running)
         self.metrics.set(m.WAITING, load.waiting)
+        dropped, self._dropped = self._dropped, dropped_lines()
+        self.metrics.add(m.LINES_DROPPED, value=self._dropped - dropped)
         self.metrics.set(m.KV_USED, load.cached_tokens / self._capacity)
         self.metrics.set(m.ADAPTERS, load.adapters)
 

@@ -68,13 +68,14 @@ class WaitingQueue:
     def next(
         self, now_s: float, is_ready: Callable[[Sequence], bool] = lambda _: True
     ) -> Sequence | None:
-        """The sequence whose turn it is, of those that are ready."""
-        ranked = [
+        """The sequence whose turn it is, of those that are ready; None if none is."""
+        ranked = (
             (_rank(s, now_s), self._served[s.request.adapter], number, s)
             for number, s in enumerate(self._sequences)
             if is_ready(s)
-        ]
-        return min(ranked)[-1] if ranked else None
+        )
+        *_, sequence = min(ranked, default=(None,))
+        return sequence
 
     def take(self, sequence: Sequence) -> None:
         """Takes out the sequence whose turn it is, to be served."""

@@ -10,9 +10,9 @@ fail() {
     echo "install-test-tools: $*" >&2
     exit 1
 }
-missing=()
+missing=() refused=()
 need() { # PROGRAM PACKAGE
-    command -v "$1" >/dev/null || missing+=("$2")
+    command -v "$1" >/dev/null || [[ " ${missing[*]} " == *" $2 "* ]] || missing+=("$2")
 }
 need haproxy haproxy
 need prometheus prometheus
@@ -41,8 +41,11 @@ if ((${#missing[@]})); then
         trap 'rm -f "$policy"' EXIT
     fi
     apt-get update -qq || fail "apt-get could not fetch the lists of packages"
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
-        fail "apt-get could not install ${missing[*]}"
+    get() { DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
+    # One by one where some are not to be had.
+    get "${missing[@]}" || for package in "${missing[@]}"; do
+        get "$package" || refused+=("$package")
+    done
 fi
 
 if [[ $helm ]]; then
@@ -58,3 +61,4 @@ if [[ $helm ]]; then
     install "$work/layer/helm/helm" /usr/local/bin/helm
     rm -r "$work"
 fi
+((${#refused[@]} == 0)) || fail "apt-get could not install ${refused[*]}"

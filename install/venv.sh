@@ -12,7 +12,9 @@ version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/n
 
 if [[ ! -e $folder/bin/python ]]; then
     python=
-    for candidate in ${PYTHON:+"$PYTHON"} ${PYTHON:-python3.11 python3 python}; do
+    candidates=(python3.11 python3 python)
+    [[ -z ${PYTHON:-} ]] || candidates=("$PYTHON")
+    for candidate in "${candidates[@]}"; do
         if [[ $(version "$candidate") == 3.11 ]]; then
             python=$candidate
             break

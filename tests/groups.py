@@ -70,7 +70,8 @@ def obstacle(program: str) -> str:
     if program not in _PROBES:
         return ""
     probe = subprocess.run([path, *_PROBES[program]], capture_output=True, text=True, check=False)
-    said = (probe.stderr.strip() or f"exit code {probe.returncode}").splitlines()[-1]
+    lines = probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"]
+    said = lines[-1].removeprefix(f"{program}: ").split(". ")[0]
     return f"{program} does not work here ({said})" if probe.returncode else ""
 
 
@@ -127,11 +128,14 @@ def pytest_terminal_summary(
 ) -> None:
     left_out = config.stash[_LEFT_OUT]
     if left_out and os.environ.get(_WANTED) != "all":
-        terminalreporter.section(f"left out: {left_out.total()} tests", yellow=True)
+        terminalreporter.section(f"left out: {left_out.total()} of the tests", yellow=True)
         for line in _lines(left_out):
             terminalreporter.line(line)
 
 
 def _lines(left_out: Counter[tuple[str, str]]) -> list[str]:
-    groups = [f"{group}: {n} tests, for {why}" for (group, why), n in sorted(left_out.items())]
+    groups = [
+        f"{group}: {n} test{'s' * (n > 1)}, for {why}"
+        for (group, why), n in sorted(left_out.items())
+    ]
     return [*groups, _HOW]

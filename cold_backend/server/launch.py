@@ -22,9 +22,9 @@ _STACK_KB = 256 << 10  # reserved for each thread, not taken
 _GUARD = "_tritonserver_guard*.so"
 
 # The shell becomes tritonserver. Before, it leaves a watcher behind that reads a pipe whose other
-# end only the parent has: when the parent is killed, the watcher gives the streams and tritonserver
-# time to end, and then ends and removes what is left. A signal on the parent's death
-# (PR_SET_PDEATHSIG) would come when the thread ends that started the server.
+# end only the parent has: when the parent is killed, the watcher waits until `cold` has ended its
+# streams, if it has begun any, and then ends and removes all that is left. A signal on the parent's
+# death (PR_SET_PDEATHSIG) would come when the thread ends that started the server.
 #
 # The limit: the reader of JSON is recursive, in release 2.51 without an end. At the usual 8 MB of
 # stack, 120 kB of brackets end the process.
@@ -34,8 +34,14 @@ shift 3
 exec 3<&0 </dev/null
 (
     read -r _ <&3
-    tenths=0
-    while [ $tenths -lt 150 ] && kill -0 $$; do sleep 0.1; tenths=$((tenths + 1)); done 2>/dev/null
+    if [ -e "$workspace/pulse" ]; then
+        tenths=0
+        while [ -e "$workspace/lifeline" ] && [ $tenths -lt 100 ]; do
+            sleep 0.1
+            tenths=$((tenths + 1))
+        done
+        sleep 1
+    fi
     rm -rf "$workspace" "{SHARED_MEMORY}/$regions"*
     kill -9 -$$
 ) &
@@ -67,7 +73,7 @@ class Launch:
     fused: bool
 
     def start(self, lifeline: int) -> subprocess.Popen[bytes]:
-        """Starts it.
+        """Starts it, with what it prints in one unbuffered pipe.
 
         Args:
             lifeline: a pipe's end for reading, which nobody but this process writes to.
@@ -88,6 +94,9 @@ class Launch:
             ],
             env=self._threads() | SERVICE | os.environ | installation.environment | {"PATH": path},
             stdin=lifeline,
+            bufsize=0,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
         )
 

@@ -21,5 +21,5 @@ if command -v mlir-opt-19 >/dev/null && command -v llc-19 >/dev/null; then
     echo "== LLVM 19 is on the PATH"
 elif [[ ! -x $folder/debian/usr/lib/llvm-19/bin/mlir-opt ]]; then
     echo "== LLVM 19 from Debian, unpacked into $folder/debian"
-    install/debian.sh "$folder/debian" mlir-19-tools libmlir-19 llvm-19 libllvm19 libz3-4
+    install/debian.sh "$folder/debian" mlir-19-tools libmlir-19 llvm-19
 fi

@@ -11,7 +11,7 @@ import pytest
 from cold_backend.adapter_catalogue import AdapterCatalogue
 from cold_backend.adapter_defaults import AdapterDefaults, read_defaults
 from cold_backend.config import Settings
-from cold_backend.errors import ConfigError
+from cold_backend.errors import ConfigError, InvalidRequestError
 from cold_backend.request import RequestParser
 from cold_backend.tokenizer import Tokenizer
 from cold_kernels import Mode
@@ -54,19 +54,25 @@ def test_a_malformed_file_is_named_with_its_key(
         read_defaults(folder)
     with pytest.raises(ConfigError, match=f"^adapter mine: cold.json: {message}"):
         AdapterCatalogue(Settings(base_model="m", adapters={"mine": str(folder)}), None)
+    catalogue = AdapterCatalogue(Settings(base_model="m", adapters_dir=str(tmp_path)), None)
+    with pytest.raises(InvalidRequestError, match=f"lora_name: adapter a: cold.json: {message}"):
+        catalogue.read("a")
 
 
 def test_requests_override_field_by_field(tmp_path: Path, tokenizer: Tokenizer) -> None:
     tuned = write(tmp_path / "tuned", {"decoding": "greedy", "alpha": 0.3, "beta": 0.25})
-    settings = Settings(base_model="m", adapters={"tuned": str(tuned)}, max_context=99)
+    folder = tmp_path / "folder"
+    write(folder, {}) and write(folder / "other", {"beta": 2})
+    settings = Settings(
+        base_model="m", adapters={"tuned": str(tuned)}, adapters_dir=str(folder), max_context=99
+    )
     parser, catalogue = RequestParser(settings, tokenizer), AdapterCatalogue(settings, None)
 
     def parsed(**fields: object) -> tuple[Mode, float, float]:
-        inputs = {n: np.array([[v]]) for n, v in ({"text_input": "Hello"} | fields).items()}
-        draft = parser.check(inputs)
-        served = catalogue.known(draft.lora_name)
-        assert served is not None
-        sampling = parser.complete(draft, served.defaults).sampling
+        inputs = {"text_input": "Hello", **fields}
+        draft = parser.check({n: np.array([[v]]) for n, v in inputs.items()})
+        defaults = catalogue.reading(draft.lora_name).result().defaults
+        sampling = parser.complete(draft, defaults).sampling
         return sampling.mode, round(sampling.alpha, 6), round(sampling.beta, 6)
 
     assert parsed() == (Mode.EXPERT, 0.3, 0.25)

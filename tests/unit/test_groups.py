@@ -66,7 +66,7 @@ def test_without_programs_the_groups_are_named_once(folder: Path) -> None:
     code, out = run(folder, "chart", "pod", "other")
     assert code == 0
     assert "1 passed, 3 deselected" in out
-    assert out.count("left out: 2 tests") == 1
+    assert out.count("left out: 2 of the tests") == 1
     assert re.search(r"^chart: 2 tests, for helm is not installed", out, re.MULTILINE)
     assert "deploy/install-test-tools.sh" in out
 
@@ -75,7 +75,7 @@ def test_where_all_are_wanted_the_run_does_not_start(folder: Path) -> None:
     code, out = run(folder, "chart", "other", COLD_TEST_GROUPS="all")
     assert code == pytest.ExitCode.USAGE_ERROR
     assert "passed" not in out
-    assert "chart: 1 tests, for helm is not installed" in out
+    assert "chart: 1 test, for helm is not installed" in out
     assert run(folder, "other", COLD_TEST_GROUPS="all")[0] == 0
 
 
@@ -94,7 +94,7 @@ def test_a_program_that_may_not_do_its_work_is_none(folder: Path) -> None:
     code, out = run(folder, "chart", "pod")
     assert code == 0
     assert "1 passed, 3 deselected" in out
-    assert "pods: 1 tests, for bwrap does not work here (not permitted)" in out
+    assert "pods: 1 test, for bwrap does not work here (not permitted)" in out
 
 
 def test_a_program_that_a_test_does_not_name_fails_it(folder: Path) -> None:

@@ -250,6 +250,7 @@ def test_a_burst_of_long_prompts_is_refused_once_the_rate_is_known(
     clock = Clock(begun_s)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cold_backend.engine.time", clock)
+        patch.setattr("cold_backend.lobby.time", clock)
         for one in burst:
             one.accepted_s = begun_s
             engine.submit(one)

@@ -48,6 +48,7 @@ class TritonPythonModel:
         self._publisher = server_io.Publisher(self._telemetry, self._engine.load)
         self._args = args
         server_io.when_server_stops(args, self._engine.drain, self._stop)
+        server_io.started()
 
     def execute(self, requests):
         now_s = time.monotonic()

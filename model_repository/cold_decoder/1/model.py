@@ -13,6 +13,7 @@ class TritonPythonModel:
         settings = server_io.start(args)
         self._device = take_device(settings, 0, of=2)
         self._ops = ops_for(settings, self._device)
+        server_io.started()
 
     def execute(self, requests):
         return server_io.answer("cold_decoder", requests, self._decode)
