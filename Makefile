@@ -13,8 +13,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Nothing may be fetched from a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test test-tools serve check check-requirements ascend-check npu-test format bench \
-	bench-kernels load soak faults fuzz overload dashboard-picture study study-report clean
+.PHONY: setup demo test test-fast test-tools serve check check-requirements ascend-check npu-test format \
+	bench bench-kernels load soak faults fuzz overload dashboard-picture study study-report clean
 
 setup: .venv/.installed $(BASE_MODEL_FILE)
 
@@ -46,8 +46,16 @@ demo: setup
 serve: setup
 	$(BIN)/cold-server --base-model "$(BASE_MODEL)" --adapter equations=$(ADAPTER)
 
+# Tests run in as many processes; tests/order.py says which together.
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+
 test: setup test-tools
-	$(BIN)/python -m pytest --base-model="$(BASE_MODEL)"
+	$(PYTEST) --base-model="$(BASE_MODEL)" --durations=15
+
+# What needs neither server nor model.
+test-fast: .venv/.installed
+	$(PYTEST) -m fast
 
 # The programs that tests start. Where they may not be installed, those tests are left out.
 test-tools: setup

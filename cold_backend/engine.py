@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from cold_backend.adapter_catalogue import ServedAdapter, load_error
 from cold_backend.admission import Admission
 from cold_backend.beam import BeamSearch
-from cold_backend.contract import AdapterReport, Step, StepResult, unpack_reports
+from cold_backend.contract import AdapterReport, Step, StepResult
 from cold_backend.errors import (
     ColdError,
     DeadlineError,
@@ -20,16 +20,18 @@ from cold_backend.errors import (
     StepError,
 )
 from cold_backend.lobby import Lobby
-from cold_backend.scheduler import Chunk, Scheduler, build_step
+from cold_backend.scheduler import Chunk, Scheduler
 from cold_backend.sequence import FinishReason, Sequence
+from cold_backend.step_runner import Done, StepRunner
 from cold_backend.telemetry import Load, Telemetry
-from cold_backend.token import Continuation, Token, continuations, picked_tokens
+from cold_backend.token import Continuation, Token
 from cold_backend.waiting import Waiter
 
 _log = logging.getLogger(__name__)
 
 # Asking whether a request was cancelled costs a round trip to the server's process.
 CHECK_INTERVAL_S = 0.1
+_FAILED = "the decoding step failed"
 
 
 class Engine:
@@ -53,7 +55,7 @@ class Engine:
         admission: Admission,
         telemetry: Telemetry,
     ) -> None:
-        self._execute = execute
+        self._runner = StepRunner(execute, scheduler, telemetry)
         self._scheduler = scheduler
         self._admission = admission
         self._telemetry = telemetry
@@ -177,37 +179,30 @@ class Engine:
                 self._telemetry.admitted(sequence)
 
     def _advance(self, chunks: list[Chunk], begun_s: float) -> None:
-        """Executes a step; if it fails, so do the sequences in it, and only they."""
-        try:
-            changes = self._scheduler.adapters.take_changes()
-            step = build_step(chunks, changes)
-            fed = sum(chunk.length for chunk in chunks if not chunk.sequence.output_length)
-            planned_s = time.monotonic()
-            with self._telemetry.executing([chunk.sequence.owner for chunk in chunks], step):
-                result = self._execute(step)
-            executed_s = time.monotonic()
-            self._settle(unpack_reports(result.loads))
-            if not chunks:
-                return
-            self._deliver(chunks, result, executed_s)
+        """Executes a step; requests that make it fail end, and only they."""
+        planned_s = time.monotonic()
+        fed = sum(chunk.length for chunk in chunks if not chunk.sequence.output_length)
+        outcome = self._runner.run(chunks)
+        executed_s = time.monotonic()
+        self._settle(outcome.reports)
+        for sequence in outcome.failed:
+            if sequence.slot >= 0:
+                self._fail(sequence, StepError(_FAILED))
+        for done in outcome.done:
+            self._deliver(done, executed_s)
+        if not outcome.done and not chunks:
+            self._fail_unready(StepError(_FAILED))
+            self._scheduler.adapters.give_up()
+        if outcome.done and chunks:
             delivered_s = time.monotonic()
             self._telemetry.stepped(
-                planned_s - begun_s, executed_s - planned_s, delivered_s - executed_s
+                planned_s - begun_s + outcome.prepared_s,
+                outcome.executed_s,
+                delivered_s - executed_s,
             )
             if 2 * fed >= self._scheduler.max_step_tokens:
                 with self._changed:
                     self._admission.fed(fed, delivered_s - begun_s)
-        except Exception:
-            # Whatever went wrong below, requests must end and the loop must go on.
-            _log.exception("a decoding step failed")
-            error = StepError("the decoding step failed")
-            self._scheduler.adapters.reload()
-            for chunk in chunks:
-                if chunk.sequence.owner.slot >= 0:
-                    self._fail(chunk.sequence.owner, error)
-            if not chunks:
-                self._fail_unready(error)
-                self._scheduler.adapters.give_up()
 
     def _settle(self, reports: list[AdapterReport]) -> None:
         """Takes in which adapters the models have now, and fails what waits for others in vain."""
@@ -229,25 +224,35 @@ class Engine:
             if not is_ready and adapter in (None, sequence.adapter):
                 self._fail(sequence, error)
 
-    def _deliver(self, chunks: list[Chunk], result: StepResult, now_s: float) -> None:
-        emitting = [chunk.sequence for chunk in chunks if chunk.emits]
-        for chunk in chunks:
+    def _deliver(self, done: Done, now_s: float) -> None:
+        emitting = [chunk.sequence for chunk in done.chunks if chunk.emits]
+        for chunk in done.chunks:
             chunk.sequence.fed += chunk.length
         self._charge(emitting)
-        found = continuations(result)
-        of_beams: dict[Sequence, list[list[Continuation]]] = {}
-        for row, (sequence, token) in enumerate(zip(emitting, picked_tokens(result), strict=True)):
-            if sequence.owner.slot < 0:
-                continue  # another of its beams has failed
-            if token.id < 0 or (sequence.owner.search and row not in found):
-                self._fail(sequence.owner, StepError("the model's logits were not finite"))
-            elif sequence.owner.search:
-                of_beams.setdefault(sequence.owner, []).append(found[row])
-            else:
-                self._send(sequence, self._accept(sequence, token, now_s))
-        for sequence, of_its_beams in of_beams.items():
-            if sequence.search:
-                self._search(sequence, sequence.search, of_its_beams, now_s)
+        rows_of: dict[Sequence, list[int]] = {}
+        for row, sequence in enumerate(emitting):
+            rows_of.setdefault(sequence.owner, []).append(row)
+        for sequence, rows in rows_of.items():
+            if sequence.slot < 0:
+                continue  # its adapter has failed
+            try:
+                self._deliver_to(sequence, rows, done, now_s)
+            except Exception:
+                # One answer that cannot be made into text must not take the others along.
+                _log.exception("a token could not be delivered")
+                if sequence.slot >= 0:
+                    self._fail(sequence, StepError(_FAILED))
+
+    def _deliver_to(self, sequence: Sequence, rows: list[int], done: Done, now_s: float) -> None:
+        tokens = [done.tokens[row] for row in rows]
+        found = [done.continuations[row] for row in rows if row in done.continuations]
+        is_finite = all(token.id >= 0 for token in tokens)
+        if not is_finite or (sequence.search and len(found) < len(rows)):
+            self._fail(sequence, StepError("the model's logits were not finite"))
+        elif sequence.search:
+            self._search(sequence, sequence.search, found, now_s)
+        else:
+            self._send(sequence, self._accept(sequence, tokens[0], now_s))
 
     def _charge(self, emitting: list[Sequence]) -> None:
         """Counts the tokens that are picked as served to their adapters."""

@@ -171,7 +171,7 @@ class RequestParser:
         prompt = draft.prompt.tokens(tokenizer, limit - 1)
         room = limit - len(prompt)
         continuation = tuple(
-            tokenizer.encode_bare(draft.continuation) if draft.continuation else ()
+            tokenizer.encode_bare(draft.continuation, "continuation") if draft.continuation else ()
         )
         if draft.continuation and not 0 < len(continuation) <= room:
             raise InvalidRequestError(
@@ -256,7 +256,9 @@ class RequestParser:
 
     def _spellings(self, word: str) -> list[tuple[int, ...]]:
         """A word's tokens at the start of a text and after a space."""
-        spelled = (tuple(self._tokenizer.encode_bare(form)) for form in (word, " " + word))
+        spelled = (
+            tuple(self._tokenizer.encode_bare(form, "bad_words")) for form in (word, " " + word)
+        )
         return [ids for ids in dict.fromkeys(spelled) if ids]
 
 
