@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ import pytest
 
 from cold_backend.adapter_catalogue import ServedAdapter
 from cold_backend.adapter_slots import AdapterSlots
-from cold_backend.contract import Reads, Step, StepResult, unpack_changes
+from cold_backend.contract import (
+    AdapterReport,
+    Reads,
+    Step,
+    StepResult,
+    pack_reports,
+    unpack_changes,
+)
 from cold_backend.errors import StepError
 from cold_backend.fused import FusedExecution
 from cold_backend.request import RequestParser
@@ -132,10 +140,19 @@ def test_a_token_without_text_ends_its_request_alone(
     assert answers(CountingStep(), sequences) == [[100, 101], None, [100, 101]]
 
 
+class Loading(CountingStep):
+    """Says of every adapter that it is there."""
+
+    def __call__(self, step: Step) -> StepResult:
+        changes = unpack_changes(step.adapters)
+        reports = [AdapterReport(change.index, change.name, change.stamp) for change in changes]
+        return replace(super().__call__(step), loads=pack_reports(reports))
+
+
 def test_adapters_are_loaded_again(parser: RequestParser, tokenizer: Tokenizer) -> None:
     """Nobody knows what the models hold after a failed step."""
     slots = AdapterSlots(["a"], 4)
-    step = Fragile(CountingStep())
+    step = Fragile(Loading())
     engine = new_engine(step, new_scheduler(4, slots), 10)
     sequences = [
         sequence(parser, tokenizer, max_tokens=2, input_ids=[5, token]) for token in (6, BAD, 7)
@@ -145,6 +162,8 @@ def test_adapters_are_loaded_again(parser: RequestParser, tokenizer: Tokenizer) 
         engine.submit(one)
     run_all(engine, sequences)
     loaded = [{c.name for c in unpack_changes(s.adapters)} for s in step.steps]
+    assert loaded[0] == {"x", "y", "z"}
+    assert not len(step.steps[0].rows)
     for n, failed in enumerate(step.steps[:-1]):
         assert loaded[n + 1] == ({"x", "y", "z"} if BAD in failed.tokens else set())
     assert [sink(one).error is None for one in sequences] == [True, False, True]
