@@ -15,21 +15,27 @@ from .limits import Limits
 
 _GRACE_S = 5.0  # for the application to answer first
 _REFUSAL_S = 1.0  # for a client to read that it is refused
+# Where all connections are taken, one gives way over which a request has not come for so long.
+_PATIENCE_S = 2.0
 
 
 class GuardedProtocol(H11Protocol):
-    """One connection. It is closed if a request takes too long to come, or too many are open."""
+    """One connection. It is closed if a request takes too long to come, or too many are open.
+
+    So clients that hold connections and send nothing keep no others out.
+    """
 
     limits: Limits
     refused: set[GuardedProtocol]
 
     _timer: asyncio.TimerHandle | None = None
     _phase: object = None
+    _phase_s = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
         transport = cast(asyncio.Transport, transport)
-        if len(self.connections) < self.limits.connections:
+        if len(self.connections) < self.limits.connections or self._make_room():
             super().connection_made(transport)
             self._watch()
             return
@@ -63,7 +69,7 @@ class GuardedProtocol(H11Protocol):
         if phase is self._phase:
             return
         self._stop()
-        self._phase = phase
+        self._phase, self._phase_s = phase, self.loop.time()
         if phase is h11.IDLE:
             self._timer = self.loop.call_later(self.limits.header_timeout_s, self._give_up)
         elif phase is h11.SEND_BODY:
@@ -71,10 +77,28 @@ class GuardedProtocol(H11Protocol):
             self._timer = self.loop.call_later(limit_s, self._give_up)
 
     def _give_up(self) -> None:
-        if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
-            error = from_timeout(f"headers: not complete after {self.limits.header_timeout_s:g} s")
+        waited_s = self.loop.time() - self._phase_s
+        answering = self._phase is h11.SEND_BODY and self.cycle.response_started
+        if not answering and (self._phase is h11.SEND_BODY or self.conn.trailing_data[0]):
+            part = "body" if self._phase is h11.SEND_BODY else "headers"
+            error = from_timeout(f"{part}: not complete after {waited_s:.0f} s")
             self.transport.write(_response(error))
+        self._stop()
+        self._phase = "closing"
         self.transport.close()
+
+    def _make_room(self) -> bool:
+        """Whether another connection gives way."""
+        others = [
+            other
+            for other in self.connections
+            if isinstance(other, GuardedProtocol) and other._phase in (h11.IDLE, h11.SEND_BODY)
+        ]
+        slowest = min(others, key=lambda other: other._phase_s, default=None)
+        if slowest is None or self.loop.time() - slowest._phase_s < _PATIENCE_S:
+            return False
+        slowest._give_up()
+        return True
 
     def _refuse(self) -> None:
         """Answers once; what comes then is not looked at."""

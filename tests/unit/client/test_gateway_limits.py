@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -61,19 +62,24 @@ class Gateway:
 
 @pytest.fixture
 def gateway(server: FakeServer) -> Iterator[Gateway]:
+    with running(server, LIMITS) as gateway:
+        yield gateway
+
+
+@contextlib.contextmanager
+def running(server: FakeServer, limits: Limits) -> Iterator[Gateway]:
     server.parameters = {"adapters": '["math"]', "base_model": "tiny", "max_context": "64"}
     server.script = [piece("a", 1, final=True, finish_reason=("BYTES", ["stop"]))]
-    app = create_app(AsyncClient(server.url, timeout_s=20), LIMITS)
-    config = uvicorn.Config(app, port=0, http=guarded(LIMITS), log_config=None)
-    running = uvicorn.Server(config)
-    thread = threading.Thread(target=running.run)
+    app = create_app(AsyncClient(server.url, timeout_s=20), limits)
+    gateway = uvicorn.Server(uvicorn.Config(app, port=0, http=guarded(limits), log_config=None))
+    thread = threading.Thread(target=gateway.run)
     thread.start()
     give_up_s = time.monotonic() + 20
-    while not running.started:
+    while not gateway.started:
         assert time.monotonic() < give_up_s
         time.sleep(0.01)
-    yield Gateway(running.servers[0].sockets[0].getsockname()[1], server)
-    running.should_exit = running.force_exit = True
+    yield Gateway(gateway.servers[0].sockets[0].getsockname()[1], server)
+    gateway.should_exit = gateway.force_exit = True
     thread.join(20)
 
 
@@ -146,6 +152,25 @@ def test_half_sent_bodies_do_not_stop_others(gateway: Gateway) -> None:
     assert gateway.post().status_code == 200
     for connection in held:
         assert error(read_all(connection))[0] == 408
+
+
+def test_who_holds_all_connections_keeps_no_others_out(server: FakeServer) -> None:
+    """Long before the time limit."""
+    limits = Limits(connections=6, body_timeout_s=600, header_timeout_s=600)
+    with running(server, limits) as gateway:
+        bodies = [gateway.connect(head(1000), b"{") for _ in range(3)]
+        headers = [gateway.connect(b"POST /v1") for _ in range(3)]
+        give_up_s = time.monotonic() + 20
+        while (answer := gateway.post()).status_code == 503:
+            assert time.monotonic() < give_up_s
+            time.sleep(0.1)
+        assert answer.status_code == 200
+        assert [gateway.post().status_code for _ in range(9)] == [200] * 9
+        cut, _, _ = select.select([*bodies, *headers], [], [], 20)
+        assert len(cut) == 1
+        assert error(read_all(cut[0]))[0] == 408
+        for connection in (*bodies, *headers):
+            connection.close()
 
 
 def test_more_connections_than_allowed_are_refused(gateway: Gateway) -> None:
