@@ -49,6 +49,9 @@ class Settings:
         max_queue: requests that may wait for a slot.
         max_wait_s: how long a request may wait for a slot, in seconds.
         drain_timeout_s: how long running requests may go on after SIGTERM, in seconds.
+        start_timeout_s: how long the models may take to load, in seconds.
+        accept_timeout_s: a server that hangs in taking in a request is restarted after so long.
+        step_timeout_s: likewise one that hangs in a step, in seconds. The first steps may compile.
         threads: CPU threads of each model process that computes; 0 shares the cores among them.
         kernels: implementation of the ops in cold_kernels; `auto` takes the best for the device.
         log_format: one of LOG_FORMATS.
@@ -74,6 +77,9 @@ class Settings:
     max_queue: int = 256
     max_wait_s: float = 30.0
     drain_timeout_s: float = 30.0
+    start_timeout_s: float = 1800.0
+    accept_timeout_s: float = 20.0
+    step_timeout_s: float = 300.0
     threads: int = 0
     kernels: str = "auto"
     log_format: str = "text"
@@ -92,6 +98,9 @@ class Settings:
         _within("max_queue", self.max_queue, 1, 1 << 20)
         _within("max_wait_s", self.max_wait_s, 0.1, 86400)
         _within("drain_timeout_s", self.drain_timeout_s, 0, 86400)
+        _within("start_timeout_s", self.start_timeout_s, 1, 86400)
+        _within("accept_timeout_s", self.accept_timeout_s, 1, 86400)
+        _within("step_timeout_s", self.step_timeout_s, 1, 86400)
         _within("threads", self.threads, 0, 1024)
         _one_of("log_format", self.log_format, LOG_FORMATS)
         _within("max_lora_rank", self.max_lora_rank, 1, 4096)

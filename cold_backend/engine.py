@@ -7,10 +7,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
+from cold_backend.adapter_catalogue import ServedAdapter, load_error
 from cold_backend.admission import Admission
 from cold_backend.beam import BeamSearch
-from cold_backend.contract import Step, StepResult
+from cold_backend.contract import AdapterReport, Step, StepResult
 from cold_backend.errors import (
     ColdError,
     DeadlineError,
@@ -18,16 +20,18 @@ from cold_backend.errors import (
     StepError,
 )
 from cold_backend.lobby import Lobby
-from cold_backend.scheduler import Chunk, Scheduler, build_step
+from cold_backend.scheduler import Chunk, Scheduler
 from cold_backend.sequence import FinishReason, Sequence
+from cold_backend.step_runner import Done, StepRunner
 from cold_backend.telemetry import Load, Telemetry
-from cold_backend.token import Continuation, Token, continuations, picked_tokens
+from cold_backend.token import Continuation, Token
 from cold_backend.waiting import Waiter
 
 _log = logging.getLogger(__name__)
 
 # Asking whether a request was cancelled costs a round trip to the server's process.
 CHECK_INTERVAL_S = 0.1
+_FAILED = "the decoding step failed"
 
 
 class Engine:
@@ -51,7 +55,7 @@ class Engine:
         admission: Admission,
         telemetry: Telemetry,
     ) -> None:
-        self._execute = execute
+        self._runner = StepRunner(execute, scheduler, telemetry)
         self._scheduler = scheduler
         self._admission = admission
         self._telemetry = telemetry
@@ -113,10 +117,15 @@ class Engine:
             self._closing = True
             self._changed.notify()
 
-    def run(self) -> None:
-        """Works until the engine is closed, or drained."""
+    def run(self, stepping: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """Works until the engine is closed, or drained.
+
+        Args:
+            stepping: what every step is within.
+        """
         while self._wait_for_work():
-            self.step()
+            with stepping():
+                self.step()
         for sequence in [*self._scheduler.running, *self._waiting]:
             self._fail(sequence, ShuttingDownError())
 
@@ -138,7 +147,7 @@ class Engine:
         self._end_unwanted(begun_s)
         self._admit()
         chunks = self._scheduler.plan()
-        if chunks:
+        if chunks or self._scheduler.adapters.is_loading:
             self._advance(chunks, begun_s)
 
     def _wait_for_work(self) -> bool:
@@ -153,11 +162,15 @@ class Engine:
             return has_work() and not self._closing
 
     def _admit(self) -> None:
+        adapters = self._scheduler.adapters
         with self._changed:
+            if any(sequence.adapter.path for sequence in self._waiting):
+                turns = self._waiting.order(time.monotonic())
+                adapters.prepare(sequence.adapter for sequence in turns)
             while self._waiting and self._scheduler.free:
                 now_s = time.monotonic()
-                sequence = self._waiting.next(now_s)
-                if sequence.width > self._scheduler.free:
+                sequence = self._waiting.next(now_s, lambda s: adapters.is_ready(s.adapter))
+                if sequence is None or sequence.width > self._scheduler.free:
                     return  # narrower ones that came in between would keep it waiting for ever
                 self._waiting.take(sequence)
                 sequence.admitted_s = now_s
@@ -166,51 +179,80 @@ class Engine:
                 self._telemetry.admitted(sequence)
 
     def _advance(self, chunks: list[Chunk], begun_s: float) -> None:
-        """Executes a step; if it fails, so do the sequences in it, and only they."""
-        try:
-            changes = self._scheduler.adapters.take_changes()
-            step = build_step(chunks, changes)
-            fed = sum(chunk.length for chunk in chunks if not chunk.sequence.output_length)
-            planned_s = time.monotonic()
-            with self._telemetry.executing([chunk.sequence.owner for chunk in chunks], step):
-                result = self._execute(step)
-            executed_s = time.monotonic()
-            self._telemetry.adapters_changed(changes)
-            self._deliver(chunks, result, executed_s)
+        """Executes a step; requests that make it fail end, and only they."""
+        planned_s = time.monotonic()
+        fed = sum(chunk.length for chunk in chunks if not chunk.sequence.output_length)
+        outcome = self._runner.run(chunks)
+        executed_s = time.monotonic()
+        self._settle(outcome.reports)
+        for sequence in outcome.failed:
+            if sequence.slot >= 0:
+                self._fail(sequence, StepError(_FAILED))
+        for done in outcome.done:
+            self._deliver(done, executed_s)
+        if not outcome.done and not chunks:
+            self._fail_unready(StepError(_FAILED))
+            self._scheduler.adapters.give_up()
+        if outcome.done and chunks:
             delivered_s = time.monotonic()
             self._telemetry.stepped(
-                planned_s - begun_s, executed_s - planned_s, delivered_s - executed_s
+                planned_s - begun_s + outcome.prepared_s,
+                outcome.executed_s,
+                delivered_s - executed_s,
             )
             if 2 * fed >= self._scheduler.max_step_tokens:
                 with self._changed:
                     self._admission.fed(fed, delivered_s - begun_s)
-        except Exception:
-            # Whatever went wrong below, requests must end and the loop must go on.
-            _log.exception("a decoding step failed")
-            self._scheduler.adapters.reload()
-            for chunk in chunks:
-                if chunk.sequence.owner.slot >= 0:
-                    self._fail(chunk.sequence.owner, StepError("the decoding step failed"))
 
-    def _deliver(self, chunks: list[Chunk], result: StepResult, now_s: float) -> None:
-        emitting = [chunk.sequence for chunk in chunks if chunk.emits]
-        for chunk in chunks:
+    def _settle(self, reports: list[AdapterReport]) -> None:
+        """Takes in which adapters the models have now, and fails what waits for others in vain."""
+        adapters = self._scheduler.adapters
+        for report in reports:
+            change = adapters.settle(report)
+            if change is not None and report.problem:
+                adapter = ServedAdapter(change.name, change.path, change.stamp)
+                self._fail_unready(load_error(report), adapter)
+            elif change is not None:
+                self._telemetry.adapter_loaded(change)
+
+    def _fail_unready(self, error: ColdError, adapter: ServedAdapter | None = None) -> None:
+        """Fails what waits for an adapter to be loaded, or for any."""
+        with self._changed:
+            waiting = [*self._waiting]
+        for sequence in [*self._scheduler.running, *waiting]:
+            is_ready = self._scheduler.adapters.is_ready(sequence.adapter)
+            if not is_ready and adapter in (None, sequence.adapter):
+                self._fail(sequence, error)
+
+    def _deliver(self, done: Done, now_s: float) -> None:
+        emitting = [chunk.sequence for chunk in done.chunks if chunk.emits]
+        for chunk in done.chunks:
             chunk.sequence.fed += chunk.length
         self._charge(emitting)
-        found = continuations(result)
-        of_beams: dict[Sequence, list[list[Continuation]]] = {}
-        for row, (sequence, token) in enumerate(zip(emitting, picked_tokens(result), strict=True)):
-            if sequence.owner.slot < 0:
-                continue  # another of its beams has failed
-            if token.id < 0 or (sequence.owner.search and row not in found):
-                self._fail(sequence.owner, StepError("the model's logits were not finite"))
-            elif sequence.owner.search:
-                of_beams.setdefault(sequence.owner, []).append(found[row])
-            else:
-                self._send(sequence, self._accept(sequence, token, now_s))
-        for sequence, of_its_beams in of_beams.items():
-            if sequence.search:
-                self._search(sequence, sequence.search, of_its_beams, now_s)
+        rows_of: dict[Sequence, list[int]] = {}
+        for row, sequence in enumerate(emitting):
+            rows_of.setdefault(sequence.owner, []).append(row)
+        for sequence, rows in rows_of.items():
+            if sequence.slot < 0:
+                continue  # its adapter has failed
+            try:
+                self._deliver_to(sequence, rows, done, now_s)
+            except Exception:
+                # One answer that cannot be made into text must not take the others along.
+                _log.exception("a token could not be delivered")
+                if sequence.slot >= 0:
+                    self._fail(sequence, StepError(_FAILED))
+
+    def _deliver_to(self, sequence: Sequence, rows: list[int], done: Done, now_s: float) -> None:
+        tokens = [done.tokens[row] for row in rows]
+        found = [done.continuations[row] for row in rows if row in done.continuations]
+        is_finite = all(token.id >= 0 for token in tokens)
+        if not is_finite or (sequence.search and len(found) < len(rows)):
+            self._fail(sequence, StepError("the model's logits were not finite"))
+        elif sequence.search:
+            self._search(sequence, sequence.search, found, now_s)
+        else:
+            self._send(sequence, self._accept(sequence, tokens[0], now_s))
 
     def _charge(self, emitting: list[Sequence]) -> None:
         """Counts the tokens that are picked as served to their adapters."""

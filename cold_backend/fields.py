@@ -134,12 +134,10 @@ def _is_unicode(text: str) -> bool:
 
 
 def _utf8(name: str, value: bytes | str, most_bytes: int) -> str:
-    size = len(value) if isinstance(value, bytes) else len(value.encode())
-    if size > most_bytes:
-        raise InvalidRequestError(name, f"at most {most_bytes} bytes, got {size}")
-    if isinstance(value, str):
-        return value
     try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError as error:
+        raw = value if isinstance(value, bytes) else value.encode()
+        if len(raw) > most_bytes:
+            raise InvalidRequestError(name, f"at most {most_bytes} bytes, got {len(raw)}")
+        return raw.decode()
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise InvalidRequestError(name, f"must be UTF-8, byte {error.start} is not") from error

@@ -6,7 +6,12 @@ import time
 from collections.abc import Iterator
 
 from cold_backend.admission import Admission, Line
-from cold_backend.errors import ColdError, DeadlineError, RequestCancelledError
+from cold_backend.errors import (
+    AdapterUnreadableError,
+    ColdError,
+    DeadlineError,
+    RequestCancelledError,
+)
 from cold_backend.scheduler import Scheduler
 from cold_backend.sequence import Sequence
 from cold_backend.waiting import Waiter, WaitingQueue
@@ -74,9 +79,16 @@ class Lobby:
             return DeadlineError(sequence.request.deadline_s)
         waited_s = now_s - sequence.accepted_s
         if waited_s > self._admission.max_wait_s:
-            return self._admission.waited_too_long(len(self))
+            return self._waited_too_long(sequence)
         ahead, left_s = line.ahead_of(sequence.width), sequence.deadline_s - now_s
         return self._admission.hopeless(ahead, waited_s=waited_s, left_s=left_s)
+
+    def _waited_too_long(self, sequence: Sequence) -> ColdError:
+        if self._scheduler.adapters.is_ready(sequence.adapter):
+            return self._admission.waited_too_long(len(self))
+        return AdapterUnreadableError(
+            sequence.adapter.name, f"was not loaded within {self._admission.max_wait_s:g} s"
+        )
 
     def _check(self, waiter: Waiter) -> None:
         now_s = time.monotonic()

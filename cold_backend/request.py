@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cold_backend.adapter_defaults import AdapterDefaults
+from cold_backend.adapter_defaults import NO_DEFAULTS, AdapterDefaults
 from cold_backend.beam import BeamSettings
 from cold_backend.beam_fields import read_beam
 from cold_backend.config import Settings
@@ -30,7 +30,6 @@ DEFAULT_MAX_TOKENS = 256
 _STAND_IN = (0,)  # for tokens that are not known yet: there will be one at least
 _OF_A_FREE_ANSWER = ("max_tokens", "min_tokens", "stop_words", "bad_words")
 _INFINITY = float("inf")
-NO_DEFAULTS = AdapterDefaults()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +171,7 @@ class RequestParser:
         prompt = draft.prompt.tokens(tokenizer, limit - 1)
         room = limit - len(prompt)
         continuation = tuple(
-            tokenizer.encode_bare(draft.continuation) if draft.continuation else ()
+            tokenizer.encode_bare(draft.continuation, "continuation") if draft.continuation else ()
         )
         if draft.continuation and not 0 < len(continuation) <= room:
             raise InvalidRequestError(
@@ -257,7 +256,9 @@ class RequestParser:
 
     def _spellings(self, word: str) -> list[tuple[int, ...]]:
         """A word's tokens at the start of a text and after a space."""
-        spelled = (tuple(self._tokenizer.encode_bare(form)) for form in (word, " " + word))
+        spelled = (
+            tuple(self._tokenizer.encode_bare(form, "bad_words")) for form in (word, " " + word)
+        )
         return [ids for ids in dict.fromkeys(spelled) if ids]
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from cold_backend.adapter_catalogue import ServedAdapter
 from cold_backend.beam import BeamSearch, place
-from cold_backend.detokenizer import Detokenizer, StopWords
+from cold_backend.detokenizer import StopWords
 from cold_backend.errors import ColdError
 from cold_backend.request import GenerationRequest
 from cold_backend.token import Continuation, Token
@@ -100,7 +100,7 @@ class Sequence:
         self.tokens = list(request.prompt)
         self._eos_ids = tokenizer.eos_ids
         self._decode = tokenizer.decode
-        self._detokenizer = Detokenizer(tokenizer.decode, request.prompt)
+        self._detokenizer = tokenizer.detokenizer(request.prompt)
         self._stop_words = StopWords(request.stop_words)
         self._counts = Counter(dict.fromkeys(request.prompt, 0))
         self._text = request.echo  # not sent yet

@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import triton_python_backend_utils as pb_utils
 
+from cold_backend.collection import collect_from_now_on
 from cold_backend.config import Settings, load_settings
 from cold_backend.contract import STEP_MODEL, Step, StepResult
 from cold_backend.errors import ColdError, ErrorCode, StepError
@@ -26,12 +27,14 @@ from cold_backend.logs import set_up_log
 from cold_backend.metrics import FAMILIES, Family, Labels
 from cold_backend.outbox import Outbox
 from cold_backend.outputs import Arrays, outputs_of
+from cold_backend.pulse import Pulse
 from cold_backend.request import GenerationRequest
 from cold_backend.sequence import Piece
 from cold_backend.telemetry import Load, Telemetry
 from cold_backend.tokenizer import Tokenizer
 from cold_backend.tracing import child_span, current_headers, set_up_tracing
 
+started = collect_from_now_on  # to be called when a model is loaded
 _log = logging.getLogger(__name__)
 PUBLISH_INTERVAL_S = 0.5
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -64,6 +67,11 @@ def start(args: dict[str, str]) -> Settings:
 def restarts(args: dict[str, str]) -> int:
     """How often `cold-server` has restarted the models."""
     return int(_parameter(args, "restarts"))
+
+
+def pulse(args: dict[str, str]) -> Pulse:
+    """What tells `cold-server` that `cold` lives."""
+    return Pulse(Path(_parameter(args, "pulse")))
 
 
 def when_server_stops(

@@ -107,12 +107,11 @@ class Telemetry:
         for part, seconds in parts.items():
             self.metrics.add(m.STEP_SECONDS, part, value=seconds)
 
-    def adapters_changed(self, changes: list[AdapterChange]) -> None:
-        """The models have loaded adapters."""
-        for change in changes:
-            self.metrics.add(m.ADAPTER_LOADS)
-            self.metrics.add(m.ADAPTER_EVICTIONS, value=bool(change.evicts))
-            _log.info("adapter loaded", extra={"adapter": change.name, "evicts": change.evicts})
+    def adapter_loaded(self, change: AdapterChange) -> None:
+        """The models have loaded an adapter."""
+        self.metrics.add(m.ADAPTER_LOADS)
+        self.metrics.add(m.ADAPTER_EVICTIONS, value=bool(change.evicts))
+        _log.info("adapter loaded", extra={"adapter": change.name, "evicts": change.evicts})
 
     def ended(self, sequence: Sequence, end: FinishReason | ColdError, now_s: float) -> None:
         """A sequence got its last response."""

@@ -5,16 +5,24 @@ transformers is imported late: all processes of a server import this, one of the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import TemplateError
 
+from cold_backend.chat_template import ChatTemplate
+from cold_backend.detokenizer import Detokenizer
+from cold_backend.end_of_sequence import end_tokens
 from cold_backend.errors import ConfigError, InvalidRequestError
+
+_log = logging.getLogger(__name__)
 
 
 class Tokenizer:
     """A model directory's tokenizer.
+
+    It may know more tokens than the model; a text that has one of those is refused.
 
     Args:
         path: model directory.
@@ -25,42 +33,53 @@ class Tokenizer:
     """
 
     def __init__(self, path: str, vocab_size: int) -> None:
-        from transformers import AutoTokenizer
-
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        except (ValueError, OSError) as error:
-            raise ConfigError(f"base_model: {path} has no usable tokenizer: {error}") from error
+        self._tokenizer = _load(path)
         self.vocab_size = vocab_size
-        self.eos_ids = _eos_ids(path, self._tokenizer.eos_token_id)
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+        self.eos_ids = end_tokens(path, self._tokenizer.eos_token_id, vocab_size)
+        self._silent = self._silent_ids(vocabulary)
+        self._byte_values = self._bytes_by_id(vocabulary)
+        self._template: ChatTemplate | None = None
+        self._no_chat = self._take_template()
+        if self._no_chat:
+            _log.warning("base_model: messages will be refused: %s", self._no_chat)
+        beyond = [token for token, i in vocabulary.items() if i >= vocab_size]
+        if beyond:
+            _log.warning(
+                "base_model: the tokenizer has tokens that the model has not, %d of them: %s; "
+                "requests with one are refused",
+                len(beyond),
+                ", ".join(map(repr, beyond[:8])),
+            )
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt, with the special tokens that the model starts with."""
-        ids: list[int] = self._tokenizer(text, verbose=False)["input_ids"]
-        return ids
+    def encode(self, text: str, field: str = "text_input") -> list[int]:
+        """Token ids of a prompt, with the special tokens that the model starts with.
 
-    def encode_bare(self, text: str) -> list[int]:
-        """Token ids of a piece of text, without special tokens."""
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        Raises:
+            InvalidRequestError: the text cannot be had as tokens of the model; names the field.
+        """
+        return self._encode(field, text, add_special_tokens=True)
+
+    def encode_bare(self, text: str, field: str = "text_input") -> list[int]:
+        """Token ids of a piece of text, without special tokens; raises as `encode` does."""
+        return self._encode(field, text, add_special_tokens=False)
 
     def encode_chat(self, messages: list[dict[str, Any]]) -> list[int]:
         """Token ids of a chat, up to where the assistant's answer begins.
 
         Raises:
-            InvalidRequestError: the tokenizer has no chat template or it refuses these messages.
+            InvalidRequestError: the tokenizer has no chat template, or it refuses these messages or
+                fails on them, or they cannot be had as tokens of the model.
         """
-        if not self._tokenizer.chat_template:
-            raise InvalidRequestError("messages", "this model has no chat template")
+        if self._template is None:
+            raise InvalidRequestError("messages", self._no_chat)
         try:
-            ids: list[int] = self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        except (TemplateError, TypeError, KeyError, ValueError) as error:
+            text = self._template.render(messages)
+        except Exception as error:  # a template may raise anything
             raise InvalidRequestError(
-                "messages", f"the chat template refuses them: {error}"
+                "messages", f"the chat template refuses them: {_shown(error)}"
             ) from error
-        return ids
+        return self._encode("messages", text, add_special_tokens=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; special tokens have none."""
@@ -69,14 +88,69 @@ class Tokenizer:
         )
         return text
 
+    def detokenizer(self, prompt: Sequence[int]) -> Detokenizer:
+        """Decodes the tokens that follow a prompt, as they come."""
+        return Detokenizer(self.decode, prompt, silent=self._silent, byte_values=self._byte_values)
 
-def _eos_ids(path: str, tokenizer_eos: int | None) -> frozenset[int]:
-    """Every id that ends a sequence, from the generation config and the tokenizer."""
-    from transformers import GenerationConfig
+    def _encode(self, field: str, text: str, *, add_special_tokens: bool) -> list[int]:
+        try:
+            ids: list[int] = self._tokenizer(
+                text, add_special_tokens=add_special_tokens, verbose=False
+            )["input_ids"]
+        except Exception as error:  # tokenizers raises no other class
+            raise InvalidRequestError(
+                field, f"the tokenizer cannot take it: {_shown(error)}"
+            ) from error
+        top = self.vocab_size - 1
+        if ids and max(ids) > top:
+            wrong = next(i for i in ids if i > top)
+            name = self._tokenizer.convert_ids_to_tokens(wrong)
+            raise InvalidRequestError(
+                field, f"has {name!r}, token {wrong}; the model's tokens are 0 to {top}"
+            )
+        return ids
+
+    def _silent_ids(self, vocabulary: dict[str, int]) -> frozenset[int]:
+        """Ids of special tokens, and those that the tokenizer does not know."""
+        added = self._tokenizer.added_tokens_decoder.items()
+        special = {i for i, token in added if token.special and not self.decode([i])}
+        return frozenset(special | set(range(self.vocab_size)).difference(vocabulary.values()))
+
+    def _bytes_by_id(self, vocabulary: dict[str, int]) -> dict[int, int]:
+        """The bytes that tokens such as `<0x0A>` stand for, if they stand for bytes here."""
+        named = {value: vocabulary.get(f"<0x{value:02X}>") for value in range(256)}
+        found = {i: value for value, i in named.items() if i is not None}
+        shown = next(((i, value) for i, value in found.items() if value < 128), None)
+        return found if shown and self.decode([shown[0]]) == chr(shown[1]) else {}
+
+    def _take_template(self) -> str:
+        """Compiles the chat template; says why there is none."""
+        if not self._tokenizer.chat_template:
+            return "this model has no chat template"
+        try:
+            source = self._tokenizer.get_chat_template()
+            self._template = ChatTemplate(source, self._tokenizer.special_tokens_map)
+        except Exception as error:  # compiling may raise anything too
+            return f"this model's chat template is broken: {_shown(error)}"
+        return ""
+
+
+def _load(path: str) -> Any:
+    from transformers import AutoTokenizer
 
     try:
-        declared = GenerationConfig.from_pretrained(path, local_files_only=True).eos_token_id
-    except OSError:  # the file is optional
-        declared = None
-    ids = declared if isinstance(declared, list) else [declared]
-    return frozenset(i for i in (*ids, tokenizer_eos) if i is not None)
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
+        plain = set(tokenizer.get_vocab()).difference(tokenizer.get_added_vocab())
+    except Exception as error:  # broken files raise whatever they run into
+        raise ConfigError(f"base_model: {path} has no usable tokenizer: {_shown(error)}") from error
+    if len(plain) < 2:  # transformers makes one of nothing where a file is missing
+        raise ConfigError(f"base_model: {path} has no usable tokenizer: its vocabulary is missing")
+    return tokenizer
+
+
+def _shown(error: Exception) -> str:
+    """An error in a line; what a template raises on purpose speaks for itself."""
+    text = next(iter(str(error).strip().splitlines()), "")[:200]
+    return text if type(error) is TemplateError else f"{type(error).__name__}: {text}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 from cold_backend.request import GenerationRequest
@@ -65,12 +65,16 @@ class WaitingQueue:
         self._sequences.remove(sequence)
         self._adapters[sequence.request.adapter] -= 1
 
-    def next(self, now_s: float) -> Sequence:
-        """The sequence whose turn it is; there must be one."""
-        *_, sequence = min(
+    def next(
+        self, now_s: float, is_ready: Callable[[Sequence], bool] = lambda _: True
+    ) -> Sequence | None:
+        """The sequence whose turn it is, of those that are ready; None if none is."""
+        ranked = (
             (_rank(s, now_s), self._served[s.request.adapter], number, s)
             for number, s in enumerate(self._sequences)
+            if is_ready(s)
         )
+        *_, sequence = min(ranked, default=(None,))
         return sequence
 
     def take(self, sequence: Sequence) -> None:

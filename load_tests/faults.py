@@ -16,22 +16,31 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+import psutil
 
 # Run as a program, not as a module.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.circumstances import circumstances
 from load_tests.aftermath import Aftermath, Event
+from load_tests.breakage import Breakage, Broken
+from load_tests.disk import Disk
 from load_tests.forwarder import Forwarder
 from load_tests.record import read_samples
 from load_tests.run import GRPC, HTTP, METRICS, locust_command, server_command
-from load_tests.server import Holdings, Server
+from load_tests.server import Holdings, Server, can_mount
 
+_HANGING_SERVER = Path(__file__).parent / "hanging_server.py"
 _FORWARDED = 8103
 _WARM_UP = 500  # requests; what is held is compared after as many since a start
 _PROGRESS_S = 10
 _SPARE = "spare"
+_HOLD_S = 5.0
+_SHARED_BYTES = 256 << 20
+_ACCEPT_TIMEOUT_S = 3
 _MIX = (
     *("--max-tokens", 6, "--min-tokens", 1, "--max-problems", 1),
     *("--bad-input", 0.2, "--hang-up", 0.2, "--give-up", 0.2),
@@ -60,19 +69,30 @@ class FaultRun:
     Args:
         options: of the command line.
         folder: that the server reads further adapters from; the spare one is in it.
+        scratch: a folder for what the run itself needs.
     """
 
-    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+    def __init__(self, options: argparse.Namespace, folder: Path, scratch: Path) -> None:
         self._options = options
         self._original = Path(options.adapter.partition("=")[2])
         self._spare = folder / _SPARE
         self._restore()
-        command = server_command(options.base_model, [options.adapter], "bfloat16")
-        command += ["--execution", options.execution, "--adapters-dir", str(folder)]
+        _, *arguments = server_command(options.base_model, [options.adapter], "bfloat16")
+        arguments += ["--execution", options.execution, "--adapters-dir", str(folder)]
+        arguments += ["--accept-timeout-s", str(_ACCEPT_TIMEOUT_S)]
         options.report.mkdir(parents=True, exist_ok=True)
+        disk, self._hang = Disk(self._spare, scratch), scratch / "hang"
+        self._can_mount = can_mount()
         self._server = Server(
-            command, http=HTTP, metrics=METRICS, log=options.report / "server.log"
+            [sys.executable, str(_HANGING_SERVER), *arguments],
+            http=HTTP,
+            metrics=METRICS,
+            log=options.report / "server.log",
+            environment=disk.environment | {"COLD_HANG": str(self._hang)},
+            shared_bytes=_SHARED_BYTES if self._can_mount else 0,
         )
+        url = f"grpc://127.0.0.1:{GRPC}"
+        self._breakage = Breakage(self._server, disk, _SPARE, url, _HOLD_S)
         self._forwarder = Forwarder(_FORWARDED, GRPC)
 
     def run(self) -> Aftermath:
@@ -109,19 +129,44 @@ class FaultRun:
         return events
 
     def _plan(self) -> list[Fault]:
-        models = ["cold"]
+        models, around = ["cold"], self._breakage
         if self._options.execution == "ensemble":
             models = ["base_lm", "adapter_lm", "cold_decoder", "cold"]
         return [
             Fault("connections cut", self._forwarder.cut, restarts=False),
             *(self._signal(model, signal.SIGKILL) for model in models),
             self._signal(models[-1], signal.SIGSTOP),
+            Fault("a request hangs", self._hang_one),
+            Fault("too long prompts", around.oversized_prompts, restarts=False),
+            *(
+                Fault(f"disk {state}", partial(around.disk, state), restarts=False)
+                for state in ("hangs", "slow", "errors")
+            ),
+            *self._full_shared_memory(),
             Fault("adapter damaged", self._damage, restarts=False, spare=False),
             Fault("adapter deleted", lambda: shutil.rmtree(self._spare), False, spare=False),
             self._signal("tritonserver", signal.SIGKILL, spare=False),
             Fault("adapter restored", self._restore, restarts=False),
             Fault("connections cut", self._forwarder.cut, restarts=False),
+            Fault("stderr unread", around.unread_stderr, restarts=False),
+            # The server's log ends here.
+            Fault("stderr closed", around.closed_stderr, restarts=False),
+            self._signal("cold", signal.SIGKILL),
         ]
+
+    def _full_shared_memory(self) -> list[Fault]:
+        if not self._can_mount:
+            self._say("without a full /dev/shm: the server cannot have one of its own here")
+            return []
+        return [Fault("/dev/shm full", self._breakage.full_shared_memory, restarts=False)]
+
+    def _hang_one(self) -> None:
+        """Until the server is ended because of it."""
+        old = self._server.find("tritonserver")
+        self._hang.touch()
+        while old and old.is_running() and old.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.1)
+        self._hang.unlink()
 
     def _signal(self, name: str, number: signal.Signals, *, spare: bool = True) -> Fault:
         def act() -> None:
@@ -141,11 +186,17 @@ class FaultRun:
     def _inject(self, fault: Fault) -> Event:
         old = self._server.find("tritonserver")
         at_s = time.time()
-        fault.act()
+        held = True
+        try:
+            fault.act()
+        except Broken as broken:
+            self._say(f"{fault.name}: {broken}")
+            held = False
+        lasted_s = time.time() - at_s
         ready_s = self._server.await_ready(old) if fault.restarts else None
-        served = self._server.serves(_SPARE)
+        held &= self._server.serves(_SPARE) == fault.spare
         self._say(fault.name + ("" if ready_s is None else f", ready again after {ready_s:.1f} s"))
-        return Event(fault.name, at_s, ready_s, fault.spare, served == fault.spare)
+        return Event(fault.name, at_s, ready_s, fault.spare, held, lasted_s)
 
     def _load(self, name: str, requests: int) -> subprocess.Popen[bytes]:
         report = self._options.report / name
@@ -185,8 +236,8 @@ def main() -> int:
     parser.add_argument("--fault", action="append", help="by name, as printed; default: all")
     parser.add_argument("--report", type=Path, default=Path("build/faults"), metavar="DIR")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        aftermath = FaultRun(options, Path(folder)).run()
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as scratch:
+        aftermath = FaultRun(options, Path(folder), Path(scratch)).run()
     aftermath.write(options.report, circumstances("load_tests/faults.py"))
     print(aftermath.text())
     return 0 if all(aftermath.checks.values()) else 1

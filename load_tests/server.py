@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import httpx
 import psutil
 
 from cold_client import AdapterNotFound, Client, InvalidRequest, Request
+from load_tests.stderr import Stderr
 
 _SHARED_MEMORY = Path("/dev/shm")
 _PREFIX = re.compile(r"shm-region-prefix-name=(\S+)")
@@ -43,13 +45,29 @@ class Server:
         command: `cold-server` with its options.
         http, metrics: its ports.
         log: file for what it writes on standard error.
+        environment: beside this process's.
+        shared_bytes: a /dev/shm of its own, of that size; 0 for this machine's.
     """
 
-    def __init__(self, command: Sequence[str], *, http: int, metrics: int, log: Path) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        http: int,
+        metrics: int,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        shared_bytes: int = 0,
+    ) -> None:
         self._http = f"http://127.0.0.1:{http}"
         self._metrics = f"http://127.0.0.1:{metrics}/metrics"
-        with log.open("w") as file:
-            self._process = subprocess.Popen(command, stderr=file)
+        self.stderr = Stderr(log)
+        self._process = subprocess.Popen(
+            [*(mount(shared_bytes) if shared_bytes else ()), *command],
+            stderr=self.stderr.pipe,
+            env={**os.environ, **(environment or {})},
+        )
+        os.close(self.stderr.pipe)
         self._seen: set[psutil.Process] = set()
         self._prefixes: set[str] = set()  # of shared memory, a new one after each restart
 
@@ -103,6 +121,11 @@ class Server:
                 return False
         return True
 
+    @property
+    def shared_memory(self) -> Path:
+        """Its /dev/shm, which may be its own."""
+        return Path(f"/proc/{self._process.pid}/root{_SHARED_MEMORY}")
+
     def holdings(self) -> Holdings:
         """What it holds once it is idle, or after half a minute if it never is."""
         give_up_s = time.monotonic() + _IDLE_TIMEOUT_S
@@ -126,6 +149,7 @@ class Server:
         self._process.send_signal(signal.SIGINT)
         self._process.wait()
         _, alive = psutil.wait_procs(self._seen, timeout=5)
+        self.stderr.close()
         return [*map(str, alive), *map(str, self._regions())]
 
     def _is_ready(self) -> bool:
@@ -140,4 +164,26 @@ class Server:
         return {name: float(value) for name, value in values.items() if float(value)}
 
     def _regions(self) -> list[Path]:
-        return [path for prefix in self._prefixes for path in _SHARED_MEMORY.glob(f"{prefix}*")]
+        # A /dev/shm of its own goes with its last process.
+        folders = (_SHARED_MEMORY, self.shared_memory)
+        found = {
+            (path.name, path.stat().st_ino): path
+            for folder in folders
+            for prefix in self._prefixes
+            for path in folder.glob(f"{prefix}*")
+        }
+        return [*found.values()]
+
+
+def canmount() -> bool:
+    """Whether a server may have a /dev/shm of its own here."""
+    try:
+        return subprocess.run([*mount(1 << 20), "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def mount(size: int) -> list[str]:
+    """What comes before a command, so that it has a /dev/shm of its own, of so many bytes."""
+    mount = f'mount -t tmpfs -o size={size} tmpfs {_SHARED_MEMORY} && exec "$@"'
+    return ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]

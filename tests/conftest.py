@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import socket
 import time
 from collections.abc import Iterator
@@ -10,6 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    # Read when OpenMP is first loaded, by torch. The processes share the cores: threads that are
+    # bound would all be on the first ones, and threads that wait must not keep others from working.
+    _CORES = len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _CORES)))
+    os.environ.setdefault("OMP_PROC_BIND", "false")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from cold_kernels.device import choose_device
 
@@ -24,8 +34,14 @@ from cold_backend.tokenizer import Tokenizer
 from tests.prompts import Prompt, real_prompts
 from tests.reference import Reference
 
+pytest_plugins = ("tests.groups", "tests.order")
+
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT_S = 180
+# Below those of outgoing connections, which could take one before a server does.
+_PORTS = range(10_000, 32_000)
+_CHANCE = random.SystemRandom()  # which no test seeds
+_given_ports: set[int] = set()
 
 
 @dataclass(frozen=True)
@@ -62,8 +78,15 @@ def tokenizer(base_model: Path) -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def reference(base_model: Path, adapter: Path) -> Reference:
-    return Reference(base_model, adapter)
+def reference(
+    base_model: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Reference:
+    memory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        memory = memory.parent  # of all processes of this run
+    memory /= "reference"
+    memory.mkdir(exist_ok=True)
+    return Reference(base_model, adapter, memory)
 
 
 @pytest.fixture(scope="session")
@@ -105,9 +128,12 @@ def await_ready(process: ServerProcess) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+    """Ports that nothing listens on, none of them twice in a run."""
+    found: list[int] = []
+    while len(found) < count:
+        port = _CHANCE.choice(_PORTS)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            if port not in _given_ports:
+                _given_ports.add(port)
+                found.append(port)
+    return found

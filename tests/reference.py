@@ -5,7 +5,12 @@ Shares no code with cold_backend or cold_kernels.
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
 import math
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,40 +59,29 @@ def distribution(expert: torch.Tensor, base: torch.Tensor, decoding: Decoding) -
 
 
 class Reference:
-    """Decodes greedily; remembers what it has decoded already."""
+    """Decodes greedily; computes each prompt once, and remembers what it has decoded already.
 
-    def __init__(self, base_model: Path, adapter: Path) -> None:
+    Args:
+        memory: directory of what has been decoded, which several processes may share.
+    """
+
+    def __init__(self, base_model: Path, adapter: Path, memory: Path) -> None:
         base = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32)
         self._model: Any = PeftModel.from_pretrained(base, adapter).eval()
         eos = base.generation_config.eos_token_id
         self.eos = set(eos if isinstance(eos, list) else [eos])
-        self._known: dict[tuple[tuple[int, ...], Decoding | Beams, int], list[int]] = {}
+        self._memory = memory
+        self._prompts: dict[tuple[tuple[int, ...], bool], tuple[torch.Tensor, Any]] = {}
 
     def decode(self, ids: tuple[int, ...], decoding: Decoding, count: int) -> list[int]:
         """The tokens after the prompt, an end-of-sequence token included."""
         key = (ids, decoding, count)
-        if key not in self._known:
-            self._known[key] = self._decode(ids, decoding, count)
-        return self._known[key]
+        return self._remembered(key, lambda: self._decode(ids, decoding, count))
 
-    @torch.inference_mode()
     def search(self, ids: tuple[int, ...], beams: Beams, count: int) -> list[int]:
         """transformers' beam search over the expert; by the contrast through a processor."""
         key = (ids, beams, count)
-        if key not in self._known:
-            contrast = _Contrast(self._model, beams.cold, len(ids)) if beams.cold else None
-            stopping = {"true": True, "false": False}.get(beams.early_stopping, "never")
-            self._known[key] = self._model.generate(
-                input_ids=torch.tensor([ids]),
-                num_beams=beams.width,
-                do_sample=False,
-                length_penalty=beams.length_penalty,
-                early_stopping=stopping,
-                min_new_tokens=beams.min_tokens,
-                max_new_tokens=count,
-                logits_processor=LogitsProcessorList([contrast] if contrast else []),
-            )[0, len(ids) :].tolist()
-        return self._known[key]
+        return self._remembered(key, lambda: self._search(ids, beams, count))
 
     def logits(self, ids: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         """Expert's and base's logits after the prompt, [vocab] each."""
@@ -102,30 +96,73 @@ class Reference:
         with self._model.disable_adapter():
             return expert, self._model(tokens).logits[0]
 
+    def _remembered(self, key: object, compute: Callable[[], list[int]]) -> list[int]:
+        file = self._memory / hashlib.sha256(repr(key).encode()).hexdigest()
+        if not file.exists():
+            part = file.with_suffix(f".{os.getpid()}")
+            part.write_text(json.dumps(compute()))
+            part.rename(file)
+        tokens: list[int] = json.loads(file.read_text())
+        return tokens
+
     @torch.inference_mode()
     def _decode(self, ids: tuple[int, ...], decoding: Decoding, count: int) -> list[int]:
-        expert_cache = base_cache = None
-        feed, output = torch.tensor([ids]), []
-        while len(output) < count:
-            if decoding.name != "base":
-                out = self._model(feed, past_key_values=expert_cache, use_cache=True)
-                expert, expert_cache = out.logits[0, -1], out.past_key_values
-            if decoding.name != "greedy":
-                with self._model.disable_adapter():
-                    out = self._model(feed, past_key_values=base_cache, use_cache=True)
-                base, base_cache = out.logits[0, -1], out.past_key_values
-            if decoding.name == "cold":
+        with_expert, with_base = decoding.name != "base", decoding.name != "greedy"
+        expert, expert_cache = self._after(ids, adapted=True) if with_expert else (None, None)
+        base, base_cache = self._after(ids, adapted=False) if with_base else (None, None)
+        output: list[int] = []
+        while True:
+            if expert is not None and base is not None:
                 scores = (1 + decoding.beta) * expert - decoding.beta * base
                 cutoff = math.log(decoding.alpha) + expert.max()
                 scores = scores.masked_fill(expert < cutoff, -math.inf)
             else:
-                scores = base if decoding.name == "base" else expert
+                scores = base if expert is None else expert
             token = int(scores.argmax())
             output.append(token)
-            if token in self.eos:
-                break
+            if token in self.eos or len(output) == count:
+                return output
             feed = torch.tensor([[token]])
-        return output
+            if with_expert:
+                expert = self._model(feed, past_key_values=expert_cache).logits[0, -1]
+            if with_base:
+                with self._model.disable_adapter():
+                    base = self._model(feed, past_key_values=base_cache).logits[0, -1]
+
+    @torch.inference_mode()
+    def _search(self, ids: tuple[int, ...], beams: Beams, count: int) -> list[int]:
+        contrast = _Contrast(self._model, beams.cold, len(ids)) if beams.cold else None
+        stopping = {"true": True, "false": False}.get(beams.early_stopping, "never")
+        cache = None
+        if len(ids) > 1:
+            _, cache = self._after(ids, adapted=True)
+            cache.crop(-1)  # generate computes the last token itself
+            cache.batch_repeat_interleave(beams.width)
+        found: list[int] = self._model.generate(
+            input_ids=torch.tensor([ids]),
+            past_key_values=cache,
+            num_beams=beams.width,
+            do_sample=False,
+            length_penalty=beams.length_penalty,
+            early_stopping=stopping,
+            min_new_tokens=beams.min_tokens,
+            max_new_tokens=count,
+            logits_processor=LogitsProcessorList([contrast] if contrast else []),
+        )[0, len(ids) :].tolist()
+        return found
+
+    def _after(self, ids: tuple[int, ...], *, adapted: bool) -> tuple[Any, Any]:
+        """Logits after the prompt, [vocab], and a KV cache of it that may be changed."""
+        key = (ids, adapted)
+        if key not in self._prompts:
+            if adapted:
+                out = self._model(torch.tensor([ids]), use_cache=True)
+            else:
+                with self._model.disable_adapter():
+                    out = self._model(torch.tensor([ids]), use_cache=True)
+            self._prompts[key] = out.logits[0, -1].clone(), out.past_key_values
+        logits, cache = self._prompts[key]
+        return logits, copy.deepcopy(cache)
 
 
 class _Contrast(LogitsProcessor):

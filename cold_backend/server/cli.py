@@ -27,6 +27,12 @@ from cold_backend.server.supervisor import Supervisor
 
 _DEFAULT_CONTEXT = 2048
 _ENDPOINTS = tuple(field.name for field in dataclasses.fields(Endpoints))
+_TIMEOUTS = {
+    "drain": "see below; default: 30",
+    "start": "longest time to load the models; default: 1800",
+    "accept": "a server that hangs so long taking in a request is restarted; default: 20",
+    "step": "likewise one that hangs in a step; default: 300",
+}
 _EPILOG = """\
 Options override the file. It holds the same settings with underscores:
 
@@ -37,9 +43,9 @@ Options override the file. It holds the same settings with underscores:
   equations = "adapters/equations"
 
 What follows a bare -- goes to tritonserver as it is, TLS options for instance.
-SIGTERM lets running requests end, within the drain timeout; Ctrl-C ends them at once. A server of
-which a process dies is restarted.
-Exit code: 0 after Ctrl-C or SIGTERM, 1 if the server cannot start, 2 for bad usage.
+SIGTERM and SIGHUP let running requests end, within the drain timeout; Ctrl-C ends them at once,
+after SIGTERM as well. A server of which a process dies or hangs is restarted.
+Exit code: 0 after Ctrl-C, SIGTERM or SIGHUP, 1 if the server cannot start, 2 for bad usage.
 """
 
 
@@ -70,15 +76,21 @@ def _serve(settings: Settings, endpoints: Endpoints, *, verbose: bool, extra: Se
     def complain(what: str) -> None:
         say(f"cold-server: {what}")
 
-    supervisor = Supervisor(start, ready, complain)
-    drain_s = {signal.SIGINT: 0.0, signal.SIGTERM: settings.drain_timeout_s}
-    for number in drain_s:
-        signal.signal(number, lambda n, _: supervisor.stop(drain_s[signal.Signals(n)]))
+    supervisor = Supervisor(start, ready, complain, settings.start_timeout_s)
+    _stop_at_signals(supervisor, settings.drain_timeout_s)
     named = ", ".join(settings.adapter_names)
     folder = f"those in {settings.adapters_dir}" if settings.adapters_dir else ""
     adapters = ", ".join(filter(None, (named, folder))) or "none"
     say(f"loading {settings.base_model} with adapters: {adapters}")
     return 0 if supervisor.run() else 1
+
+
+def _stop_at_signals(supervisor: Supervisor, drain_timeout_s: float) -> None:
+    drain_s = {signal.SIGINT: 0.0, signal.SIGTERM: drain_timeout_s, signal.SIGHUP: drain_timeout_s}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        del drain_s[signal.SIGHUP]  # nohup
+    for number in drain_s:
+        signal.signal(number, lambda n, _: supervisor.stop(drain_s[signal.Signals(n)]))
 
 
 def _configure(options: argparse.Namespace) -> tuple[Settings, Endpoints]:
@@ -112,7 +124,7 @@ def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
     # Imported late: --help and a wrong option should not wait for torch.
     from cold_backend.adapter_defaults import read_defaults
     from cold_backend.adapters import check_fit, load_adapter
-    from cold_backend.checkpoint import context_limit, empty_model, load_config
+    from cold_backend.checkpoint import check_model, context_limit, load_config
     from cold_backend.loading import load_tokenizer, ops_for, take_device
 
     config = load_config(settings.base_model)
@@ -126,7 +138,7 @@ def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
     if settings.adapters_dir and not Path(settings.adapters_dir).is_dir():
         raise ConfigError(f"adapters_dir: {settings.adapters_dir} is not a directory")
     ops_for(settings, take_device(settings, 0))
-    model = empty_model(config)
+    model = check_model(settings.base_model, config)
     for name, path in settings.adapters.items():
         check_fit(load_adapter(name, path), model)
         read_defaults(Path(path))
@@ -239,7 +251,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--max-queue", type=int, metavar="N", help="requests that may wait; default: 256")
     add("--max-wait-s", type=float, metavar="S", help="longest wait for a slot; default: 30")
-    add("--drain-timeout-s", type=float, metavar="S", help="see below; default: 30")
+    for name, meaning in _TIMEOUTS.items():
+        add(f"--{name}-timeout-s", type=float, metavar="S", help=meaning)
     add(
         "--threads",
         type=int,

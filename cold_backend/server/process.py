@@ -4,71 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import re
 import signal
-import socket
 import subprocess
-import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 import psutil
 
 from cold_backend.config import Settings
-from cold_backend.errors import ConfigError
-from cold_backend.server.installation import find_tritonserver
+from cold_backend.pulse import read_pulse
+from cold_backend.server.endpoints import Endpoints as Endpoints
+from cold_backend.server.launch import EXIT_TIMEOUT_S, SHARED_MEMORY_BYTES, Launch
+from cold_backend.server.liveness import Liveness
 from cold_backend.server.output import Output
 from cold_backend.server.repository import write_repository
-from cold_backend.server.tracing import SERVICE, trace_options
+from cold_backend.server.workspace import Workspace, check_shared_memory
 
 _DEAD = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD, psutil.STATUS_STOPPED)
-_SHARED_MEMORY = Path("/dev/shm")
-_SHARED_MEMORY_BYTES = 16 << 20  # of each model process; two vocabulary-wide rows are 0.4 MB
-_STACK_KB = 256 << 10  # reserved for each thread, not taken
+_ENSEMBLE = 4  # model processes
 _STREAMS_TIMEOUT_S = 10  # for `cold` to end its streams
 # What the last responses get to reach their clients: a gRPC stream that is still closing when
 # tritonserver is told to stop keeps its model loaded until the exit timeout.
 _SETTLE_S = 0.5
-_EXIT_TIMEOUT_S = 8  # streams have ended by then; what is left is unloading
 _KILL_S = 2  # what a tritonserver gets that was told to stop while streams were open
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoints:
-    """Where the server listens.
-
-    Attributes:
-        host: address; loopback unless told otherwise.
-    """
-
-    host: str = "127.0.0.1"
-    http_port: int = 8000
-    grpc_port: int = 8001
-    metrics_port: int = 8002
-
-    def check_free(self) -> None:
-        """Raises ConfigError if a port cannot be had."""
-        for name in ("http_port", "grpc_port", "metrics_port"):
-            port = getattr(self, name)
-            family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
-                # As the servers do: connections of an earlier run that linger are no obstacle.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((self.host, port))
-                except (OSError, OverflowError) as error:
-                    reason = getattr(error, "strerror", None) or error
-                    raise ConfigError(f"{name}: {self.host}:{port}: {reason}") from error
 
 
 class ServerProcess:
     """A running tritonserver with the CoLD models; a context manager that stops it.
+
+    It ends as well when the process that made it is killed.
 
     Args:
         settings: what to serve.
@@ -78,7 +46,7 @@ class ServerProcess:
         restarts: how often the server has been restarted, for its metrics.
 
     Raises:
-        ConfigError: a port is taken, or there is no tritonserver.
+        ConfigError: a port is taken, /dev/shm is too small, or there is no tritonserver.
     """
 
     def __init__(
@@ -93,30 +61,31 @@ class ServerProcess:
         # Imported late: `cold-server --help` should not wait for torch.
         from cold_backend.loading import is_fused
 
-        endpoints.check_free()
         self._settings = settings
-        self._fused = is_fused(settings)
-        self._restarts = restarts
         self._endpoints = endpoints
         self._watched: list[psutil.Process] = []
-        self._workspace = Path(tempfile.mkdtemp(prefix="cold-server-"))
-        self._lifeline_path = self._workspace / "lifeline"
-        self._shared_memory_prefix = self._workspace.name + "-"
-        try:
-            self._lifeline = self._open_lifeline()
-            command = self._command(verbose, extra)
-        except BaseException:
-            shutil.rmtree(self._workspace)
-            raise
-        # A session of its own: Ctrl-C in a terminal reaches this process alone, which then ends
-        # the streams before it stops tritonserver.
-        self._process = subprocess.Popen(
-            command.arguments,
-            env=command.environment,
-            start_new_session=True,
-            bufsize=0,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+        self._lifeline = -1
+        fused = is_fused(settings)
+        with contextlib.ExitStack() as undo:
+            self._claim = undo.enter_context(endpoints.claim())
+            self._workspace = Workspace()
+            undo.callback(self._workspace.remove)
+            check_shared_memory(1 if fused else _ENSEMBLE, SHARED_MEMORY_BYTES)
+            self._write_models(fused, restarts)
+            launch = Launch(settings, endpoints, self._workspace, verbose, extra, fused)
+            lifeline, self._watcher = os.pipe()
+            undo.callback(os.close, self._watcher)
+            try:
+                self._process = launch.start(lifeline)
+            finally:
+                os.close(lifeline)
+            # Open for both directions, so that opening does not wait for the reader.
+            self._lifeline = os.open(self._workspace.lifeline, os.O_RDWR)
+            undo.pop_all()
+        self._liveness = Liveness(
+            lambda: read_pulse(self._workspace.pulse),
+            settings.accept_timeout_s,
+            settings.step_timeout_s,
         )
         self._output = Output(self._process)
 
@@ -138,11 +107,11 @@ class ServerProcess:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the server says that all models are loaded."""
-        host = f"[{self._endpoints.host}]" if ":" in self._endpoints.host else self._endpoints.host
-        host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-        url = f"http://{host}:{self._endpoints.http_port}/v2/health/ready"
+        """Whether the server, not another one on its port, says that all models are loaded."""
+        if not self._endpoints.is_served_by(self._process.pid):
+            return False
         try:
+            url = f"{self._endpoints.http_url}/v2/health/ready"
             with urllib.request.urlopen(url, timeout=2) as response:
                 return bool(response.status == 200)
         except (urllib.error.URLError, OSError):
@@ -152,26 +121,41 @@ class ServerProcess:
     def failure(self) -> str | None:
         """What is wrong with the server's processes; None if nothing is.
 
-        tritonserver goes on, and says that it is ready, when the process of a model is dead.
+        tritonserver goes on, and says that it is ready, when a model's process is dead or hangs.
         """
         for process in self._watched:
             with contextlib.suppress(psutil.NoSuchProcess):
                 if process.status() not in _DEAD:
                     continue
             return f"process {process.pid} of the server is dead or stopped"
-        return None
+        return self._liveness.failure
+
+    @property
+    def state(self) -> str:
+        """What its processes are doing, for a person."""
+        shown = []
+        for process in self._processes():
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                used_s = times.user + times.system
+                shown.append(f"{_name(process)} is {process.status()}, {used_s:.0f} s of CPU")
+        return "; ".join(shown)
 
     def watch(self) -> None:
         """Takes note of the processes that there are, for `failure`."""
-        server = psutil.Process(self._process.pid)
-        self._watched = [server, *server.children(recursive=True)]
+        self._watched = self._processes()
 
-    def stop(self, drain_s: float = 0) -> None:
+    def _processes(self) -> list[psutil.Process]:
+        server = psutil.Process(self._process.pid)
+        return [server, *server.children(recursive=True)]
+
+    def stop(self, drain_s: float = 0, hurried: Callable[[], bool] = lambda: False) -> None:
         """Ends the running streams, then the server; nothing of it is left behind.
 
         Args:
             drain_s: seconds that streams get to end by themselves. Meanwhile the server is not
                 ready, and refuses new requests.
+            hurried: whether they no longer get them.
         """
         if self._lifeline < 0:
             return
@@ -179,109 +163,72 @@ class ServerProcess:
             # tritonserver closes its HTTP port at once, but waits for open streams.
             self._process.terminate()
             os.write(self._lifeline, b"d")
-            self._wait_for_streams(drain_s)
+            self._wait_for_streams(drain_s, hurried)
         os.close(self._lifeline)
         self._lifeline = -1
         self._wait_for_streams(_STREAMS_TIMEOUT_S)
         time.sleep(_SETTLE_S)
         self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_KILL_S if drain_s else _EXIT_TIMEOUT_S + 5)
+            self._process.wait(_KILL_S if drain_s else EXIT_TIMEOUT_S + 5)
         self.kill()
+
+    def abort(self) -> None:
+        """Has the server end at once; for signal handlers. `kill` still has to follow."""
+        if self._process.returncode is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def kill(self) -> None:
         """Ends the server at once, and its streams with it; nothing of it is left behind."""
+        if self._watcher < 0:
+            return
         # Model processes outlive a tritonserver that is killed alone.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._output.join()
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
-        for region in _SHARED_MEMORY.glob(self._shared_memory_prefix + "*"):
-            region.unlink(missing_ok=True)
-        shutil.rmtree(self._workspace, ignore_errors=True)
+        for pipe in (self._lifeline, self._watcher):
+            if pipe >= 0:
+                os.close(pipe)
+        self._lifeline = self._watcher = -1
+        self._workspace.remove()
+        self._claim.close()
 
-    def _wait_for_streams(self, timeout_s: float) -> None:
+    def _wait_for_streams(
+        self, timeout_s: float, hurried: Callable[[], bool] = lambda: False
+    ) -> None:
         """Waits until `cold` has ended its streams; it then removes the pipe."""
         give_up_s = time.monotonic() + timeout_s
         while (
-            self._lifeline_path.exists()
+            self._workspace.lifeline.exists()
             and self.exit_code is None
             and time.monotonic() < give_up_s
             and not self.failure
+            and not hurried()
         ):
             time.sleep(0.05)
 
-    def _open_lifeline(self) -> int:
-        """Writes what the models read; returns the pipe whose end tells them to stop."""
-        settings_file = self._workspace / "settings.json"
+    def _write_models(self, fused: bool, restarts: int) -> None:
+        settings_file = self._workspace.path / "settings.json"
         self._settings.save(settings_file)
-        path = self._lifeline_path
-        os.mkfifo(path)
+        for_cold = {
+            "lifeline": str(self._workspace.lifeline),
+            "pulse": str(self._workspace.pulse),
+            "restarts": str(restarts),
+        }
         write_repository(
-            self._workspace / "models",
+            self._workspace.path / "models",
             self._settings,
             {"settings": str(settings_file)},
-            {"lifeline": str(path), "restarts": str(self._restarts)},
-            fused=self._fused,
-        )
-        # Open for both directions, so that opening does not wait for the reader.
-        return os.open(path, os.O_RDWR)
-
-    def _command(self, verbose: bool, extra: Sequence[str]) -> _Command:
-        installation = find_tritonserver(self._workspace)
-        e = self._endpoints
-        options = {
-            "model-repository": self._workspace / "models",
-            "http-address": e.host,
-            "grpc-address": e.host,
-            "metrics-address": e.host,
-            "http-port": e.http_port,
-            "grpc-port": e.grpc_port,
-            "metrics-port": e.metrics_port,
-            "exit-timeout-secs": int(self._settings.drain_timeout_s) + _EXIT_TIMEOUT_S,
-            "log-info": str(verbose).lower(),
-            "log-warning": str(verbose).lower(),
-        }
-        shared_memory = {
-            "shm-region-prefix-name": self._shared_memory_prefix,
-            "shm-default-byte-size": _SHARED_MEMORY_BYTES,
-            "shm-growth-byte-size": _SHARED_MEMORY_BYTES,
-        }
-        arguments = [
-            str(installation.binary),
-            *installation.arguments,
-            # The configs are complete, and completing them would import every model once more.
-            "--disable-auto-complete-config",
-            *(f"--{name}={value}" for name, value in options.items()),
-            *(f"--backend-config=python,{name}={value}" for name, value in shared_memory.items()),
-            *trace_options(self._settings),
-            *extra,
-        ]
-        # The reader of JSON is recursive, in release 2.51 without limit: at the usual 8 MB, 120 kB
-        # of brackets end the process. The shell that sets the limit becomes tritonserver.
-        limited = ["/bin/sh", "-c", f'ulimit -Ss {_STACK_KB} || true; exec "$0" "$@"', *arguments]
-        # The model processes take the first python3 on the PATH: this one.
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        return _Command(
-            limited,
-            self._threads() | SERVICE | os.environ | installation.environment | {"PATH": path},
+            for_cold,
+            fused=fused,
         )
 
-    def _threads(self) -> dict[str, str]:
-        """How the model processes' threads behave, unless the environment says otherwise."""
-        # Two threads that wait for each other must not share a core, which they may for
-        # milliseconds when the server itself is on the other one. Processes with one thread each
-        # would all be bound to the first core.
-        return {"OMP_PROC_BIND": "true"} if self._fused else {}
 
-
-@dataclass(frozen=True, slots=True)
-class _Command:
-    arguments: list[str]
-    environment: dict[str, str]
+def _name(process: psutil.Process) -> str:
+    """The model whose process it is, or the program."""
+    model = re.search(r"/models/(\w+)/", " ".join(process.cmdline()))
+    return model[1] if model else process.name()
 
 
 def wait_until(condition: Callable[[], bool], *, stopped: Callable[[float], bool]) -> bool:

@@ -22,6 +22,7 @@ class Supervisor:
         start: starts a server, given how often it has been restarted.
         ready: is told how many seconds it took, whenever a server is ready.
         say: is told what goes wrong.
+        start_timeout_s: how long a server may take to be ready.
     """
 
     def __init__(
@@ -29,22 +30,31 @@ class Supervisor:
         start: Callable[[int], ServerProcess],
         ready: Callable[[float], None],
         say: Callable[[str], None],
+        start_timeout_s: float = math.inf,
     ) -> None:
         self._start = start
         self._ready = ready
         self._say = say
+        self._start_timeout_s = start_timeout_s
         self._stop = threading.Event()
+        self._hurried = False
+        self._server: ServerProcess | None = None
         self._drain_s = 0.0
         self._restarts = 0
         self._ready_s = math.inf  # when the newest server was ready
 
     def stop(self, drain_s: float) -> None:
-        """Has `run` return; may be called from a signal handler.
+        """Has `run` return; may be called from a signal handler, and again to hurry.
 
         Args:
-            drain_s: seconds that streams get to end by themselves.
+            drain_s: seconds that streams get to end by themselves. After the first call only 0 has
+                an effect: it ends them at once, and if that has been asked for before, the server.
         """
-        self._drain_s = drain_s
+        if not self._stop.is_set():
+            self._drain_s = drain_s
+        elif drain_s == 0 and self._hurried and self._server:
+            self._server.abort()
+        self._hurried |= drain_s == 0
         self._stop.set()
 
     def run(self) -> bool:
@@ -74,19 +84,30 @@ class Supervisor:
             if not self._restarts:
                 raise
             return str(error)
+        self._server = server
         try:
             failure = self._watch(server)
-            if failure is None:
-                server.stop(self._drain_s)
+            if failure is None and self._is_ready:
+                server.stop(self._drain_s, lambda: self._hurried)
         finally:
             server.kill()
         return failure
+
+    @property
+    def _is_ready(self) -> bool:
+        """Whether the newest server has been."""
+        return self._ready_s < math.inf
 
     def _watch(self, server: ServerProcess) -> str | None:
         begun_s = time.monotonic()
         while not server.is_ready:
             if server.exit_code is not None:
                 return f"tritonserver ended by itself, exit code {server.exit_code}"
+            if time.monotonic() - begun_s > self._start_timeout_s:
+                return (
+                    f"start_timeout_s: the server is not ready after {self._start_timeout_s:g} s; "
+                    f"{server.state}"
+                )
             if self._stop.wait(_INTERVAL_S):
                 return None
         server.watch()

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cold_backend.detokenizer import Detokenizer
 from cold_backend.request import GenerationRequest
 from cold_backend.sequence import FinishReason
 from cold_backend.sequence import Sequence as Running
@@ -136,7 +135,7 @@ class GridWalk:
         sequence.send(reason)
         sink = sequence.sink
         text = "".join(piece.text for piece in sink.pieces) if isinstance(sink, Kept) else ""
-        detokenizer = Detokenizer(self._tokenizer.decode, self._request.prompt)
+        detokenizer = self._tokenizer.detokenizer(self._request.prompt)
         pieces = tuple(detokenizer.push(choice.token.id) for choice in self._choices)
         self.leaves.append(Leaf(self._policies, text, tuple(self._choices), pieces, reason))
 

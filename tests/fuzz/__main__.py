@@ -96,7 +96,8 @@ def _served(base_model: Path, adapter: Path) -> Iterator[tuple[str, str, str]]:
     http, grpc, metrics = free_ports(3)
     endpoints = Endpoints(http_port=http, grpc_port=grpc, metrics_port=metrics)
     ids = Tokenizer(str(base_model), 49152).encode(parts.GOOD.text_input or "")
-    tokens = parts.good_tokens(Reference(base_model, adapter), ids)
+    with tempfile.TemporaryDirectory() as memory:
+        tokens = parts.good_tokens(Reference(base_model, adapter, Path(memory)), ids)
     with ServerProcess(settings, endpoints) as server:
         await_ready(server)
         url = f"http://127.0.0.1:{http}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -46,6 +47,7 @@ from tests.fuzz.verdict import check_error, check_request, expect
 
 VOCAB = 49152
 MAX_BYTES = 1000  # of an input
+MOST_MB = 2000  # that all inputs may take
 SETTINGS = Settings(base_model="m", adapters={"equations": "a"}, max_context=96)
 SERVED = (Served("base", None, None, 96, 0), Served("equations", "equations", "base", 96, 0))
 DTYPES = {
@@ -201,6 +203,9 @@ def main() -> None:
             (corpus / str(number)).write_bytes(chance.randbytes(chance.randint(10, MAX_BYTES)))
     options = ["-len_control=0", "-reduce_inputs=0", f"-max_len={MAX_BYTES}"]
     options.append(f"-artifact_prefix={corpus.parent}/")
+    # What libFuzzer looks at begins with the memory of the process that started this one.
+    inherited_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    options.append(f"-rss_limit_mb={inherited_mb + MOST_MB}")
     options += [f"-runs={runs}", f"-seed={seed}", str(corpus)]
     atheris.Setup([sys.argv[0], *options], Target(test, int(runs)))
     atheris.Fuzz()

@@ -66,7 +66,7 @@ def test_a_fault_and_its_errors(tmp_path: Path) -> None:
         (aftermath([*SAMPLES, sample("error", 130, 131)], sent=6), "errors come of faults alone"),
         (aftermath([*SAMPLES, sample("error", 109, 113)], sent=6), "they came within 2 s"),
         (aftermath(events=[replace(KILLED, ready_s=15.1)]), "ready again within 15 s"),
-        (aftermath(events=[replace(KILLED, as_expected=False)]), "the right adapters were served"),
+        (aftermath(events=[replace(KILLED, as_expected=False)]), "the right requests were served"),
         (aftermath(after=replace(HELD, busy={"x": 1.0})), "all slots and the KV cache free"),
         (aftermath(after=replace(HELD, memory_bytes=1021)), "memory within 2 % of the start"),
         (aftermath(after=replace(HELD, shared_bytes=103)), "/dev/shm within 2 % of the start"),

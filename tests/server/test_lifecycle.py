@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def test_a_client_that_goes_away_frees_its_slot(
 async def test_two_hundred_mixed_requests_with_random_cancels(server: Server) -> None:
     """Each ends exactly once; afterwards every slot is free and shared memory has not grown."""
     chance = random.Random(5)
-    before = shared_memory_bytes()
+    before = shared_memory_bytes(server)
 
     async def one(client: AsyncClient, number: int) -> str:
         request = Request(
@@ -108,11 +109,18 @@ async def test_two_hundred_mixed_requests_with_random_cancels(server: Server) ->
     assert set(ends) == {"finished", "cancelled", "InvalidRequest"}
     with occupy(server.grpc):
         answers_quickly(server.grpc)
-    assert shared_memory_bytes() <= before
+    assert shared_memory_bytes(server) <= before
 
 
-def shared_memory_bytes() -> int:
-    return sum(p.stat().st_size for p in SHARED_MEMORY.glob("cold-server-*"))
+def shared_memory_bytes(server: Server) -> int:
+    """What this server has; others may run beside it."""
+    port = server.http.rpartition(":")[2]
+    for process in psutil.Process().children(recursive=True):
+        options = dict(part.partition("=")[::2] for part in process.cmdline())
+        if options.get("--http-port") == port:
+            (prefix,) = re.findall(r"shm-region-prefix-name=(\S+)", " ".join(process.cmdline()))
+            return sum(p.stat().st_size for p in SHARED_MEMORY.glob(f"{prefix}*"))
+    raise LookupError(port)
 
 
 def test_port_in_use_is_one_line(server: Server, base_model: Path) -> None:
@@ -137,9 +145,10 @@ def test_stopping_ends_streams_and_leaves_nothing(
     base_model: Path,
     adapter: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     http, grpc, metrics = free_ports(3)
-    regions = set(SHARED_MEMORY.iterdir())
     config = tmp_path / "cold.toml"
     config.write_text(
         f'base_model = "{base_model}"\nmax_sequences = 2\nmax_context = 640\n'
@@ -155,6 +164,8 @@ def test_stopping_ends_streams_and_leaves_nothing(
             wait_ready(client)
             children = psutil.Process(server.pid).children(recursive=True)
             assert len(children) >= 1 + models  # tritonserver and its Python models
+            (workspace,) = tmp_path.glob("cold-server-*")
+            assert [*SHARED_MEMORY.glob(f"{workspace.name}*")]
             with client.stream(LONG) as stream:
                 next(iter(stream))
                 server.send_signal(number)
@@ -167,7 +178,8 @@ def test_stopping_ends_streams_and_leaves_nothing(
         server.communicate()
     _, alive = psutil.wait_procs(children, timeout=5)
     assert not alive
-    assert set(SHARED_MEMORY.iterdir()) <= regions
+    assert not workspace.exists()
+    assert not [*SHARED_MEMORY.glob(f"{workspace.name}*")]
 
 
 def wait_ready(client: Client) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ import httpx
 import psutil
 import pytest
 
-from cold_client import Client, ColdClientError, Request, ServerUnavailable
-from tests.conftest import free_ports
+from cold_client import Client, ColdClientError, InvalidRequest, Request, ServerUnavailable
+from load_tests.server import Server, can_mount, mount
+from tests.conftest import ROOT, free_ports
 from tests.server.test_lifecycle import LONG, wait_ready
 
 pytestmark = pytest.mark.server
@@ -120,6 +122,7 @@ def test_nothing_outlives_a_supervisor_that_is_killed(
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # which it cannot tidy up
     with cold_server(base_model, adapter) as server, Client(server.grpc) as client:
         children = psutil.Process(server.command.pid).children(recursive=True)
+        (workspace,) = tmp_path.glob("cold-server-*")
         with client.stream(LONG) as stream:
             next(iter(stream))
             server.command.kill()
@@ -127,9 +130,118 @@ def test_nothing_outlives_a_supervisor_that_is_killed(
                 for _ in stream:
                     pass
         _, alive = psutil.wait_procs(children, timeout=30)
-    assert len(children) == 2
+    assert len(children) == 3  # tritonserver, `cold`, and the shell that watches
     assert not alive
-    assert not [*Path("/dev/shm").glob(f"{next(tmp_path.glob('cold-server-*')).name}*")]
+    assert not workspace.exists()
+    assert not [*Path("/dev/shm").glob(f"{workspace.name}*")]
+
+
+def test_nothing_outlives_a_parent_that_is_killed_while_models_load(
+    base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    http, grpc, metrics = free_ports(3)
+    code = (
+        "import sys, time\n"
+        "from cold_backend.config import Settings\n"
+        "from cold_backend.server.process import Endpoints, ServerProcess\n"
+        f"ports = Endpoints(http_port={http}, grpc_port={grpc}, metrics_port={metrics})\n"
+        f"process = ServerProcess(Settings(base_model={str(base_model)!r}), ports)\n"
+        "print('started', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"started\n"
+        children = psutil.Process(parent.pid).children(recursive=True)
+        parent.kill()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert children
+    assert not alive
+    assert not [*tmp_path.iterdir()]
+
+
+def test_ctrl_c_ends_a_drain_that_sighup_began(base_model: Path, adapter: Path) -> None:
+    with cold_server(base_model, adapter) as server, Client(server.grpc) as client:
+        with client.stream(LONG) as stream:
+            pieces = iter(stream)
+            next(pieces)
+            server.command.send_signal(signal.SIGHUP)
+            time.sleep(0.5)
+            next(pieces)  # it goes on
+            server.command.send_signal(signal.SIGINT)
+            with pytest.raises(ServerUnavailable, match="shutting down"):
+                for _ in pieces:
+                    pass
+        assert server.command.wait(20) == 0
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs a /dev/shm of its own")
+def test_a_request_that_hangs_and_shared_memory_that_is_full(
+    base_model: Path, adapter: Path, tmp_path: Path
+) -> None:
+    ports, log, hang = free_ports(3), tmp_path / "log", tmp_path / "hang"
+    arguments = [*("--base-model", base_model), *("--adapter", f"equations={adapter}")]
+    arguments += [*("--http-port", ports[0], "--grpc-port", ports[1], "--metrics-port", ports[2])]
+    arguments += [*("--max-context", 640, "--accept-timeout-s", 2)]
+    command = [sys.executable, ROOT / "load_tests/hanging_server.py", *arguments]
+    again = [Path(sys.executable).parent / "cold-server", *arguments]
+    server = Server(
+        [*map(str, command)],
+        http=ports[0],
+        metrics=ports[2],
+        log=log,
+        environment={"COLD_HANG": str(hang)},
+        shared_bytes=64 << 20,
+    )
+    try:
+        while server.find("tritonserver") is None:
+            time.sleep(0.1)
+        second = subprocess.run([*map(str, again)], capture_output=True, text=True, timeout=60)
+        assert second.returncode == 1
+        assert "another cold-server runs or starts there" in second.stderr
+
+        server.await_ready()
+        filler = server.shared_memory / "filler"
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(1 << 16))
+        with Client(f"grpc://127.0.0.1:{ports[1]}", timeout_s=30) as client:
+            assert client.generate(Request(text_input="Hello", max_tokens=2)).token_ids
+            with pytest.raises(ServerUnavailable, match="short of shared memory") as refused:
+                client.generate("x" * (40 << 20))
+            assert "cold-server-" not in str(refused.value)
+            filler.unlink()
+            with pytest.raises(InvalidRequest, match="text_input"):
+                client.generate("x" * (40 << 20))
+
+            old = server.find("tritonserver")
+            hang.touch()
+            with pytest.raises(ServerUnavailable):
+                client.generate("Hello", timeout_s=60)
+            hang.unlink()
+            server.await_ready(old)
+            assert "accept_timeout_s" in log.read_text()
+            assert client.generate(Request(text_input="Hello", max_tokens=2)).token_ids
+    finally:
+        assert not server.stop()
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs a /dev/shm of its own")
+def test_too_little_shared_memory_is_one_line(base_model: Path) -> None:
+    command = [Path(sys.executable).parent / "cold-server", "--base-model", base_model]
+    ports = free_ports(3)
+    names = ("--http-port", "--grpc-port", "--metrics-port")
+    listen = [part for pair in zip(names, ports, strict=True) for part in pair]
+    done = subprocess.run(
+        [*mount(8 << 20), *map(str, [*command, *listen])],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("cold-server: /dev/shm: 16 MB are needed")
 
 
 def test_sigterm_lets_running_requests_end(base_model: Path, adapter: Path) -> None:

@@ -3,6 +3,7 @@
 import torch
 
 from cold_backend import server_io
+from cold_backend.contract import DECIDED
 from cold_backend.decoding import decode
 from cold_backend.loading import ops_for, take_device
 
@@ -12,6 +13,7 @@ class TritonPythonModel:
         settings = server_io.start(args)
         self._device = take_device(settings, 0, of=2)
         self._ops = ops_for(settings, self._device)
+        server_io.started()
 
     def execute(self, requests):
         return server_io.answer("cold_decoder", requests, self._decode)
@@ -22,4 +24,4 @@ class TritonPythonModel:
             for name in ("expert_logits", "base_logits")
         )
         result = decode(self._ops, server_io.read_step(inputs), expert, base)
-        return {name: getattr(result, name) for name in type(result).__slots__}
+        return {name: getattr(result, name) for name in DECIDED}

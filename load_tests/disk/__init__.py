@@ -1,0 +1,37 @@
+"""A disk that hangs, is slow or fails, for one folder and one server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+_SOURCE = Path(__file__).parent / "disk.c"
+STATES = ("well", "hangs", "slow", "errors")
+
+
+class Disk:
+    """What a server that is started in `environment` sees of a folder.
+
+    Args:
+        folder: on the disk.
+        scratch: where the library and its state are kept.
+    """
+
+    def __init__(self, folder: Path, scratch: Path) -> None:
+        self._state = scratch / "disk_state"
+        library = scratch / "disk.so"
+        compile_it = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-O1", "-o", library, _SOURCE]
+        subprocess.run([*compile_it, "-ldl"], check=True)
+        self.environment = {
+            "LD_PRELOAD": str(library),
+            "COLD_DISK_FOLDER": str(folder),
+            "COLD_DISK_STATE": str(self._state),
+        }
+        self.become("well")
+
+    def become(self, state: str) -> None:
+        """Changes how the disk is: one of STATES; what hangs goes on once it no longer does."""
+        if state not in STATES:
+            raise ValueError(f"state: must be one of {', '.join(STATES)}, got {state!r}")
+        self._state.write_text(state)

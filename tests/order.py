@@ -1,0 +1,81 @@
+"""Which tests run in one process, and in what order.
+
+pytest-xdist spreads groups of tests over processes. What is dear is made once in a group: a server,
+and what a file's fixtures start. The longest come first, so that the processes end together. Tests
+without a group go wherever there is time.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+# They kill servers, or fill the machine: never beside each other.
+_ALONE = (
+    "tests/server/test_supervision.py",
+    "tests/load/test_faults.py",
+    "tests/deploy/test_replicas.py",
+    "tests/deploy/test_chart_server.py",
+)
+# They start all that they need themselves.
+_APART = ("tests/kernels/test_devices.py", "tests/fuzz/test_fuzz.py")
+_LONGEST = (
+    "server fused",
+    "alone",
+    "server ensemble",
+    "tests/server/test_lifecycle.py",
+    "tests/server/test_tracing.py",
+    "tests/server/test_adapters_dir.py",
+    "tests/evaluation/test_grid.py",
+    "tests/server/test_defaults.py",
+    "",
+)
+_FAST_FOLDERS = ("tests/unit/", "tests/kernels/", "tests/load/", "tests/evaluation/")
+
+
+def is_fast(item: pytest.Item) -> bool:
+    """Whether a test belongs to `make test-fast`: without server, model or further programs."""
+    fixtures = getattr(item, "fixturenames", ())
+    return (
+        item.nodeid.startswith(_FAST_FOLDERS)
+        and not any(item.get_closest_marker(name) for name in ("server", "slow", "needs"))
+        and "base_model" not in fixtures
+    )
+
+
+def group_of(item: pytest.Item) -> str:
+    """The name of a test's group; empty if it has none."""
+    file = item.nodeid.partition("::")[0]
+    parameters = (
+        item.callspec.params
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+        else {}
+    )
+    if "server" in parameters:
+        return f"server {parameters['server']}"
+    if file in _ALONE:
+        return "alone"
+    if "implementation" in parameters:
+        return f"{file} {parameters['implementation']}"
+    return "" if file in _APART else file
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fast: part of `make test-fast` (tests/order.py)")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if is_fast(item):
+        item.add_marker("fast")
+    if group := group_of(item):
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+# Last: after pytest has put tests with the same server side by side.
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    others = len(_LONGEST)
+    rank = {group: place for place, group in enumerate(_LONGEST)}
+    first: dict[str, int] = {}
+    for item in items:
+        first.setdefault(group_of(item), len(first))
+    items.sort(key=lambda item: (rank.get(group_of(item), others), first[group_of(item)]))
