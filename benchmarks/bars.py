@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from measure import Cell, Series
+from benchmarks.measure import Cell, Series
 
 
 @dataclass(frozen=True, slots=True)

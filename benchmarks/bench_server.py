@@ -22,21 +22,21 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 _ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(1, str(_ROOT / "examples"))
+sys.path[:0] = [str(_ROOT), str(_ROOT / "examples")]
 
-import report
 import torch
-from bars import Results, bars, table
-from circumstances import circumstances
 from equations.data import DEV_FILE, read_problems
-from equations.model import prompt_ids
-from measure import Cell, equal_rounds, measure, summarise
-from random_adapter import make_adapter
-from resident import Resident
+from equations.prompts import prompt_ids
 from safetensors import safe_open
-from served import running_server, served
 from transformers import AutoTokenizer
 
+from benchmarks import report
+from benchmarks.bars import Results, bars, table
+from benchmarks.circumstances import circumstances
+from benchmarks.measure import Cell, equal_rounds, measure, summarise
+from benchmarks.random_adapter import make_adapter
+from benchmarks.resident import Resident
+from benchmarks.served import running_server, served
 from cold_backend.config import Settings
 
 _DATA = _ROOT / "examples" / "data" / "word_problems"
@@ -251,7 +251,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--base-model", type=directory, required=True, metavar="DIR")
     add("--cache", type=Path, required=True, metavar="DIR", help="for the random adapter")
-    add("--peers", type=directory, metavar="DIR", help="virtual environment with vLLM")
+    add("--peers", type=environment, metavar="DIR", help="virtual environment with vLLM")
     add("--out", type=Path, default=Path("benchmarks/results"), metavar="DIR")
     add("--rounds", type=positive, default=5)
     add("--tokens", type=positive, default=128, help="new tokens of every answer, at least 2")
@@ -271,6 +271,13 @@ def directory(text: str) -> Path:
     path = Path(text).expanduser().absolute()
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"no directory {text!r}")
+    return path
+
+
+def environment(text: str) -> Path:
+    path = directory(text)
+    if not (path / "bin" / "python").exists():
+        raise argparse.ArgumentTypeError(f"no bin/python in {text!r}; `make bench` makes it")
     return path
 
 

@@ -18,10 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import Generate, Generated
-from naive import ALPHA, BETA
-from resident import answer_questions
 
+# Run as a program, not as a module.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.measure import Generate, Generated
+from benchmarks.naive import ALPHA, BETA
+from benchmarks.resident import answer_questions
 from cold_backend.adapter_slots import AdapterSlots
 from cold_backend.admission import Admission
 from cold_backend.config import Settings, load_settings

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import Generate, Generated
 from peft import PeftModel
-from resident import answer_questions
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -23,6 +21,12 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
 )
+
+# Run as a program, not as a module.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.measure import Generate, Generated
+from benchmarks.resident import answer_questions
 
 ALPHA, BETA = 0.1, 0.5
 

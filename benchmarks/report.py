@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
-from measure import REFERENCE, Row
+
+from benchmarks.measure import REFERENCE, Row
 
 
 def table(rows: Sequence[Row]) -> str:

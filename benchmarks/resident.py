@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from measure import Generate, Generated
+from benchmarks.measure import Generate, Generated
 
 _MARK = "@@"  # before what is meant for the other side; libraries print too
 

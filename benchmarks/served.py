@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from measure import Generate, Generated
-from naive import ALPHA, BETA
-
+from benchmarks.measure import Generate, Generated
+from benchmarks.naive import ALPHA, BETA
 from cold_backend.config import Settings
 from cold_backend.server.process import Endpoints, ServerProcess, wait_until
 from cold_client import AsyncClient, Request

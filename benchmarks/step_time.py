@@ -15,7 +15,7 @@ import os
 import statistics
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import matplotlib as mpl
 import torch
-from circumstances import circumstances
-from in_process import Decoding
-from random_adapter import make_adapter
 
+# Run as a program, not as a module.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.circumstances import circumstances
+from benchmarks.in_process import Decoding
+from benchmarks.random_adapter import make_adapter
 from cold_backend.adapters import load_adapter
 from cold_backend.checkpoint import load_config, load_model
 from cold_backend.config import Settings
@@ -42,6 +45,8 @@ _CPU = torch.device("cpu")
 _TOKENS = 24
 _ADAPTERS = 8
 _CONTEXT = 1024 + 128
+_SIZES = {"streams": (1, 2, 4, 8, 16), "context": (64, 256, 512, 1024), "adapters": (1, 2, 4, 8)}
+_QUICK = {"streams": (1, 2), "context": (64,), "adapters": (2,)}
 _OPS = ("project", "attend", "add_rms_norm", "silu_multiply", "contrast_select")
 PARTS = ("matrices", "head", "attention", "norms, activation", "LoRA", "contrast", "Python")
 
@@ -50,13 +55,13 @@ class Clock:
     """Seconds by op since the last step, and the steps' own."""
 
     def __init__(self) -> None:
-        self.now: Counter[str] = Counter()
-        self.steps: list[tuple[int, float, Counter[str]]] = []  # rows, start, seconds by part
+        self.now: dict[str, float] = defaultdict(float)
+        self.steps: list[tuple[int, float, dict[str, float]]] = []  # rows, start, seconds by part
 
     def around(self, ops: Ops, vocab: int) -> Ops:
         """The ops, timed."""
         timed = {name: self._timed(name, getattr(ops, name), vocab) for name in _OPS}
-        return dataclasses.replace(ops, **timed)
+        return dataclasses.replace(ops, **dict[str, Any](timed))
 
     def _timed(self, name: str, op: Callable[..., Any], vocab: int) -> Callable[..., Any]:
         def run(*arguments: Any, **options: Any) -> Any:
@@ -115,7 +120,7 @@ class Bench:
             rows = step.rows.copy()
             slots = rows[:, Row.SLOT]
             rows[:, Row.ADAPTER] = slots % adapters if adapters else -1
-            clock.now = Counter()
+            clock.now = defaultdict(float)
             clock.steps.append((len(rows), time.perf_counter(), clock.now))
             return self._execution.execute(dataclasses.replace(step, rows=rows))
 
@@ -140,11 +145,12 @@ def main() -> int:
     make_adapter(options.base_model, adapter, merged)
     bench = Bench(options.base_model, adapter)
     bench.parts_ms(1, 64)
+    sizes = _QUICK if options.quick else _SIZES
     result = {
         **details,
-        "streams": {n: measured(bench, n, 128) for n in (1, 2, 4, 8, 16)},
-        "context": {n: measured(bench, 8, n) for n in (64, 256, 512, 1024)},
-        "adapters": {n: measured(bench, 8, 128, n) for n in (1, 2, 4, 8)},
+        "streams": {n: measured(bench, n, 128) for n in sizes["streams"]},
+        "context": {n: measured(bench, 8, n) for n in sizes["context"]},
+        "adapters": {n: measured(bench, 8, 128, n) for n in sizes["adapters"]},
         "tritonserver": added_by_server(options.out),
     }
     options.out.mkdir(parents=True, exist_ok=True)
@@ -219,6 +225,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--base-model", type=Path, required=True, metavar="DIR")
     add("--cache", type=Path, required=True, metavar="DIR", help="for the random adapter")
     add("--out", type=Path, default=Path("benchmarks/results"), metavar="DIR")
+    add("--quick", action="store_true", help="a few sizes only, to see that it runs")
     return parser.parse_args(arguments)
 
 

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass
-from itertools import islice
+import logging
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from cold_backend.adapter_loader import AdapterLoader
-from cold_backend.adapters import FILES
-from cold_backend.config import Settings, is_adapter_name
-from cold_backend.errors import ConfigError, InvalidRequestError, UnknownAdapterError
+from cold_backend.adapter_defaults import FILE, AdapterDefaults, read_defaults
+from cold_backend.adapter_files import Stamp, find_stamp
+from cold_backend.adapter_folder import AdapterFolder
+from cold_backend.adapter_store import READ_LIMIT_S, AdapterStore
+from cold_backend.adapters import find_adapter_stamp
+from cold_backend.config import Settings
+from cold_backend.contract import AdapterReport
+from cold_backend.errors import (
+    AdapterUnreadableError,
+    ColdError,
+    ConfigError,
+    InvalidRequestError,
+)
+from cold_backend.reader_pool import ReaderPool, ReadersBusyError, Reading, ReadTimeoutError
 
-_SHOWN = 20  # names in an error
+_log = logging.getLogger(__name__)
+
+FRESH_S = 0.1  # so long after its files were looked at, they are not looked at again
+LOOK_LIMIT_S = 1.0  # so long a request waits for a look at the files of an adapter that is known
+_MOST_KNOWN = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,105 +38,176 @@ class ServedAdapter:
     Attributes:
         name: empty for the base model alone.
         path: its directory; empty for one that the models have from the start.
-        stamp: changes when its files do.
+        stamp: changes when the files do that are loaded.
+        defaults: how it is decoded; they may change by themselves.
     """
 
     name: str
     path: str = ""
-    stamp: tuple[int, ...] = ()
+    stamp: Stamp = ()
+    defaults: AdapterDefaults = field(default=AdapterDefaults(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What is known of an adapter in the folder.
+
+    Attributes:
+        defaults_stamp: of its cold.json.
+        problem: what is wrong with it; empty if nothing.
+        looked_s: time.monotonic of the last look at its files.
+    """
+
+    served: ServedAdapter
+    defaults_stamp: Stamp
+    problem: str
+    looked_s: float
 
 
 class AdapterCatalogue:
     """Finds adapters by name; safe for threads.
 
     A directory is read when it is first asked for and when its files have changed, so that a
-    broken adapter is refused before anything is decoded with it.
+    broken adapter is refused before anything is decoded with it. Everything that touches the
+    folder runs on the threads of a pool. If a look at a known adapter's files hangs, it is served
+    as it is known.
 
     Args:
         settings: adapters by name, and the folder.
-        loader: reads those in the folder; None if there is no folder.
+        store: reads those in the folder; None if there is no folder.
+
+    Raises:
+        ConfigError: the defaults of an adapter in the settings are malformed.
     """
 
-    def __init__(self, settings: Settings, loader: AdapterLoader | None) -> None:
-        self._settings = settings
-        self._loader = loader
-        self._lock = threading.Lock()
-        self._results: dict[str, tuple[ServedAdapter, str]] = {}  # and what is wrong with it
+    def __init__(self, settings: Settings, store: AdapterStore | None) -> None:
+        self._store = store
+        self._pool = store.pool if store else ReaderPool()
+        self._folder = AdapterFolder(settings.adapters_dir, tuple(settings.adapters))
+        self._fixed = {"": ServedAdapter("")} | {
+            name: ServedAdapter(name, defaults=read_defaults(Path(path), name))
+            for name, path in settings.adapters.items()
+        }
+        self._entries: dict[str, _Entry] = {}
 
-    def is_read(self, name: str) -> bool:
-        """Whether `find` answers at once."""
-        return self._result(self._current(name)) is not None
+    def known(self, name: str) -> ServedAdapter | None:
+        """The adapter, if it can be told without a lock and without the file system.
 
-    def find(self, name: str) -> ServedAdapter:
-        """The adapter of that name, which may be empty.
+        Returns:
+            None if `read` or `reading` has to look at its files.
+
+        Raises:
+            InvalidRequestError: it is known that it cannot be used.
+        """
+        served = self._fixed.get(name)
+        if served is not None:
+            return served
+        entry = self._entries.get(name)
+        if entry is None:
+            return None
+        is_fresh = time.monotonic() < entry.looked_s + FRESH_S
+        if not is_fresh and not self._pool.hangs(name):
+            return None
+        return _usable(entry)
+
+    def reading(self, name: str) -> Future[ServedAdapter]:
+        """Has a look at an adapter's files and reads them if they have changed.
+
+        Returns:
+            What `read` returns or raises, within READ_LIMIT_S. Its callbacks are called on a thread
+            of the pool and must not take long.
+        """
+        found: Future[ServedAdapter] = Future()
+        entry = self._entries.get(name)
+        known = entry if entry and not entry.problem else None
+        limit_s = LOOK_LIMIT_S if known else READ_LIMIT_S
+
+        def hand_on(looked: Future[ServedAdapter]) -> None:
+            error = looked.exception()
+            if error is None:
+                found.set_result(looked.result())
+            elif known and isinstance(error, ReadTimeoutError) and self._entries.get(name) is known:
+                found.set_result(known.served)
+            else:
+                found.set_exception(_error(name, error))
+
+        try:
+            if name in self._fixed:
+                found.set_result(self._fixed[name])
+            else:
+                looking = self._pool.submit(name, partial(self._look, name), limit_s)
+                looking.add_done_callback(hand_on)
+        except ReadersBusyError as error:
+            found.set_exception(_error(name, error))
+        return found
+
+    def read(self, name: str) -> ServedAdapter:
+        """Like `reading`, on a thread that may wait.
 
         Raises:
             InvalidRequestError: it cannot be used.
             UnknownAdapterError: there is none of that name.
+            AdapterUnreadableError: it could not be read, but may be later.
         """
-        with self._lock:
-            served = self._current(name)
-            problem = self._result(served)
-            if problem is None:
-                problem = self._read(served)
-                self._results[name] = served, problem
-        if problem:
-            raise InvalidRequestError("lora_name", problem)
-        return served
+        return self.reading(name).result()
 
-    def _current(self, name: str) -> ServedAdapter:
-        if not name or name in self._settings.adapters:
-            return ServedAdapter(name)
-        path = check_served(self._settings, name)
+    def _look(self, name: str, reading: Reading) -> ServedAdapter:
+        path = self._folder.find(name)
+        if path is None:
+            self._entries.pop(name, None)
+            raise self._folder.unknown(name)
+        looked_s = time.monotonic()
+        stamps = find_adapter_stamp(name, str(path)), find_stamp(name, path, FILE)
+        entry = self._entries.get(name)
+        if entry is None or (entry.served.stamp, entry.defaults_stamp) != stamps:
+            if entry:
+                reading.give_more_time(READ_LIMIT_S)
+            entry = self._read(name, path, stamps, entry)
+        entry = replace(entry, looked_s=looked_s)
+        if len(self._entries) >= _MOST_KNOWN:
+            self._entries.clear()
+        self._entries[name] = entry
+        return _usable(entry)
+
+    def _read(
+        self, name: str, path: Path, stamps: tuple[Stamp, Stamp], known: _Entry | None
+    ) -> _Entry:
+        served, problem = ServedAdapter(name, str(path), stamps[0]), ""
         try:
-            files = [(path / file).stat() for file in FILES]
-        except OSError:
-            return ServedAdapter(name, str(path))
-        stamp = (
-            number for file in files for number in (file.st_ino, file.st_size, file.st_mtime_ns)
-        )
-        return ServedAdapter(name, str(path), tuple(stamp))
-
-    def _result(self, served: ServedAdapter) -> str | None:
-        """What is wrong with an adapter, empty if nothing; None if it has to be read."""
-        if not served.path:
-            return ""
-        known, problem = self._results.get(served.name, (None, ""))
-        return problem if known == served else None
-
-    def _read(self, served: ServedAdapter) -> str:
-        try:
-            if self._loader is not None:
-                self._loader.load(served.name, served.path)
+            served = replace(served, defaults=read_defaults(path, name))
+            if self._store and (known is None or known.problem or known.served != served):
+                stamp = self._store.read(name, str(path)).stamp
+                if stamp != stamps[0]:
+                    raise AdapterUnreadableError(name, "changed while it was read")
+        except AdapterUnreadableError:
+            raise  # it says nothing of the adapter
         except ConfigError as error:
-            return str(error)
-        return ""
+            problem = str(error)
+        return _Entry(served, stamps[1], problem, looked_s=0)
 
 
-def check_served(settings: Settings, name: str) -> Path:
-    """Checks that an adapter is named in the settings or is a directory in the folder.
-
-    Returns:
-        The directory.
-
-    Raises:
-        UnknownAdapterError: it is neither.
-    """
-    if name in settings.adapters:
-        return Path(settings.adapters[name])
-    folder = Path(settings.adapters_dir)
-    if settings.adapters_dir and is_adapter_name(name) and (folder / name).is_dir():
-        return folder / name
-    known = ", ".join([*settings.adapters, *_names_in(settings)]) or "none"
-    raise UnknownAdapterError(f"lora_name: no adapter {name!r}; served are: {known}")
+def _usable(entry: _Entry) -> ServedAdapter:
+    if entry.problem:
+        raise InvalidRequestError("lora_name", entry.problem)
+    return entry.served
 
 
-def _names_in(settings: Settings) -> list[str]:
-    if not settings.adapters_dir:
-        return []
-    try:
-        entries = [path.name for path in islice(Path(settings.adapters_dir).iterdir(), 1000)]
-    except OSError:
-        return []
-    names = sorted(filter(is_adapter_name, entries))
-    return names[:_SHOWN] + ["…"] * (len(names) > _SHOWN)
+def load_error(report: AdapterReport) -> ColdError:
+    """What requests are told whose adapter could not be loaded."""
+    if report.passing:
+        return AdapterUnreadableError(report.name, report.problem)
+    return InvalidRequestError("lora_name", report.problem)
+
+
+def _error(name: str, error: BaseException) -> ColdError:
+    """What a request is told."""
+    if isinstance(error, ReadTimeoutError):
+        return AdapterUnreadableError(name, f"was not read within {READ_LIMIT_S:g} s")
+    if isinstance(error, ReadersBusyError):
+        return AdapterUnreadableError(name, f"cannot be read now: {error}")
+    if isinstance(error, ConfigError) and not isinstance(error, AdapterUnreadableError):
+        return InvalidRequestError("lora_name", str(error))
+    if isinstance(error, ColdError):
+        return error
+    _log.error("an adapter could not be read", exc_info=error)
+    return ColdError("internal error")

@@ -6,17 +6,14 @@ decoding is refused.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from cold_backend.errors import ConfigError
+from cold_backend.adapter_files import AdapterFile
 
 MAX_RANK = 4096
-_MAX_BYTES = 1 << 20
 _MAX_ALPHA = 1e6
 # Options that say where an adapter comes from and how it was trained.
 _HARMLESS = frozenset(
@@ -79,32 +76,18 @@ class AdapterConfig:
         return alpha / (math.sqrt(rank) if self._uses_rslora else rank)
 
 
-def read_adapter_config(name: str, path: Path) -> AdapterConfig:
+def read_adapter_config(file: AdapterFile) -> AdapterConfig:
     """Reads the file of an adapter.
 
     Raises:
         ConfigError: it is broken, or the adapter is not plain LoRA.
+        AdapterUnreadableError: it could not be read, but may be later.
     """
+    values = file.read_json()
     try:
-        return _config(read_json_object(path))
-    except OSError as error:
-        raise ConfigError(f"adapter {name}: {path.name}: {error.strerror}") from error
+        return _config(values)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"adapter {name}: {path.name}: {str(error)[:200]}") from error
-
-
-def read_json_object(path: Path) -> Json:
-    """An object from a file of a reasonable size. Raises OSError, ValueError or RecursionError."""
-    if not path.is_file():
-        raise ValueError("is not a file")  # a pipe would be waited for without end
-    with path.open("rb") as file:
-        text = file.read(_MAX_BYTES + 1)
-    if len(text) > _MAX_BYTES:
-        raise ValueError(f"at most {_MAX_BYTES} bytes")
-    values = json.loads(text)
-    if not isinstance(values, dict):
-        raise ValueError("must be a JSON object")
-    return values
+        raise file.problem(str(error)[:200]) from error
 
 
 def _config(values: Json) -> AdapterConfig:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cold_backend.adapter_catalogue import check_served
-from cold_backend.adapter_config import read_json_object
-from cold_backend.config import Settings
-from cold_backend.errors import ConfigError, InvalidRequestError
+from cold_backend.adapter_files import AdapterFile, find_stamp
 from cold_backend.fields import STRONGEST
 
 FILE = "cold.json"
@@ -28,76 +24,54 @@ class AdapterDefaults:
     beta: float = 0.5
 
 
-class DefaultsCatalogue:
-    """The defaults of all adapters: of those in the settings as they are now, of those in the
-    folder as they are when asked for.
-
-    Raises:
-        ConfigError: a file of an adapter in the settings is malformed.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._fixed = {name: read_defaults(Path(path)) for name, path in settings.adapters.items()}
-
-    def find(self, name: str) -> AdapterDefaults:
-        """The defaults of an adapter.
-
-        Raises:
-            InvalidRequestError: its file is malformed.
-            UnknownAdapterError: there is no such adapter.
-        """
-        if name in self._fixed:
-            return self._fixed[name]
-        try:
-            return read_defaults(check_served(self._settings, name))
-        except ConfigError as error:
-            raise InvalidRequestError("lora_name", str(error)) from error
+NO_DEFAULTS = AdapterDefaults()  # of an adapter for which nobody has any
 
 
-def no_defaults(name: str) -> AdapterDefaults:
-    """The defaults of an adapter for which nobody has any."""
-    return AdapterDefaults()
-
-
-FindDefaults = Callable[[str], AdapterDefaults]
-
-
-def read_defaults(adapter: Path) -> AdapterDefaults:
+def read_defaults(adapter: Path, name: str = "") -> AdapterDefaults:
     """Reads an adapter's file; without one it has no defaults.
 
+    Args:
+        adapter: its directory.
+        name: what requests call it; the directory's if empty.
+
     Raises:
-        ConfigError: the file is malformed; names the file and the key.
+        ConfigError: the file is malformed; names the adapter, the file and the key.
+        AdapterUnreadableError: it could not be read, but may be later.
     """
-    path = adapter / FILE
-    if not path.exists():
+    name = name or adapter.name
+    if not find_stamp(name, adapter, FILE):
         return AdapterDefaults()
+    with AdapterFile(name, adapter, FILE) as file:
+        values = file.read_json()
     try:
-        values = read_json_object(path)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: {str(error)[:200]}") from error
+        return _defaults(values)
+    except ValueError as error:
+        raise file.problem(str(error)) from error
+
+
+def _defaults(values: dict[str, object]) -> AdapterDefaults:
     for key in values:
         if key not in _KEYS:
-            raise ConfigError(f"{path}: {key[:64]!r}: unknown key; known are {', '.join(_KEYS)}")
+            raise ValueError(f"{key[:64]!r}: unknown key; known are {', '.join(_KEYS)}")
     others = AdapterDefaults()
     decoding = values.get("decoding", others.decoding)
     if decoding not in _DECODINGS:
-        raise ConfigError(
-            f"{path}: decoding: must be one of {', '.join(_DECODINGS)}, got {repr(decoding)[:64]}"
+        raise ValueError(
+            f"decoding: must be one of {', '.join(_DECODINGS)}, got {repr(decoding)[:64]}"
         )
-    alpha = _number(path, "alpha", values.get("alpha", others.alpha))
-    beta = _number(path, "beta", values.get("beta", others.beta))
+    alpha = _number("alpha", values.get("alpha", others.alpha))
+    beta = _number("beta", values.get("beta", others.beta))
     if not 0 < alpha <= 1:
-        raise ConfigError(f"{path}: alpha: must be in (0, 1], got {alpha:g}")
+        raise ValueError(f"alpha: must be in (0, 1], got {alpha:g}")
     if not 0 <= beta <= STRONGEST:
-        raise ConfigError(f"{path}: beta: must be in [0, {STRONGEST:g}], got {beta:g}")
-    return AdapterDefaults(decoding, alpha, beta)
+        raise ValueError(f"beta: must be in [0, {STRONGEST:g}], got {beta:g}")
+    return AdapterDefaults(str(decoding), alpha, beta)
 
 
-def _number(path: Path, key: str, value: object) -> float:
+def _number(key: str, value: object) -> float:
     if type(value) in (int, float):
         with contextlib.suppress(OverflowError):
             number = float(value)  # type: ignore[arg-type]
             if math.isfinite(number):
                 return number
-    raise ConfigError(f"{path}: {key}: must be a finite number, got {repr(value)[:64]}")
+    raise ValueError(f"{key}: must be a finite number, got {repr(value)[:64]}")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from cold_backend.errors import OverloadedError
 
 _SMOOTHING = 0.1  # weight of the newest value
+_KNOWN = 3  # values before anything that waits is given up because of them
 
 
 class _Average:
@@ -14,19 +17,65 @@ class _Average:
 
     def __init__(self) -> None:
         self.value = 0.0
+        self.values = 0
 
     def add(self, value: float) -> None:
-        self.value += (value - self.value) * (_SMOOTHING if self.value else 1)
+        self.value += (value - self.value) * (_SMOOTHING if self.values else 1)
+        self.values += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What has to happen before a sequence has its slots.
+
+    Attributes:
+        slots: that must become free.
+        prompt_tokens: that must be fed before so many can be.
+    """
+
+    slots: int
+    prompt_tokens: int
+
+
+class Line:
+    """Sequences in the order in which they are served, prompts first come first fed.
+
+    Args:
+        free: slots that are free.
+        running: of each sequence that has slots: how many, and how much of its prompt is to be fed.
+    """
+
+    def __init__(self, free: int, running: Iterable[tuple[int, int]]) -> None:
+        self._needed = -free
+        self._sequences = [*running]
+        self._ended = self._released = self._prompt_tokens = 0  # of the first ones
+
+    def join(self, width: int, prompt_tokens: int) -> None:
+        """Adds a sequence at the end: the slots that it needs, and its prompt."""
+        self._needed += width
+        self._sequences.append((width, prompt_tokens))
+
+    def ahead_of(self, width: int) -> Ahead:
+        """What is ahead of one that would join now."""
+        needed = max(0, self._needed + width)
+        while self._released < needed and self._ended < len(self._sequences):
+            slots, tokens = self._sequences[self._ended]
+            self._ended += 1
+            self._released += slots
+            self._prompt_tokens += tokens
+        return Ahead(needed, self._prompt_tokens)
 
 
 class Admission:
     """Refuses early what could not be served in time.
 
-    A sequence waits for as many slots as there are sequences ahead. They become free at random, so
-    of the time that k of them take a standard deviation above the mean is counted: (k + sqrt(k)) x
-    the mean interval. The answer takes what answers took lately, to their first token and for each
-    further one, for as large a share of `max_tokens` as they used. What need not wait is always
-    tried: if it were not, nothing more would be learnt.
+    A sequence waits for slots. They become free at random, so of the time that k of them take a
+    standard deviation above the mean is counted: (k + sqrt(k)) x the mean interval. Before a slot
+    becomes free its sequence's prompt has been fed, so the wait is at least what the prompts take
+    that must be fed first, at the rate of the steps that are full of them. The answer takes what
+    answers took lately, to their first token and for each further one, for as large a share of
+    `max_tokens` as they used. What need not wait is always tried: if it were not, nothing more
+    would be learnt.
 
     Args:
         max_queue: sequences that may wait.
@@ -38,18 +87,31 @@ class Admission:
         self._max_queue = max_queue
         self._released_s: float | None = None
         self._interval_s = _Average()
+        self._fed_s = _Average()  # for a token of a prompt
+        self._warm = False
         self._prefill_s = _Average()
         self._token_s = _Average()
         self._share = _Average()
 
-    def check(self, *, waiting: int, ahead: int, max_tokens: int, deadline_s: float) -> None:
+    def check(
+        self,
+        *,
+        waiting: int,
+        ahead: Ahead,
+        prompt_tokens: int,
+        max_tokens: int,
+        left_s: float,
+        deadline_s: float,
+    ) -> None:
         """Refuses a sequence if it cannot be served in time.
 
         Args:
             waiting: sequences in the queue.
-            ahead: slots that must become free before it has one.
+            ahead: of this one.
+            prompt_tokens: that it has, or fewer if that is not known yet.
             max_tokens: that it may generate.
-            deadline_s: seconds that the client gives it.
+            left_s: seconds that are left of what the client gives it.
+            deadline_s: what the client gave it.
 
         Raises:
             OverloadedError: the queue is full, the wait would be too long, or the answer too late.
@@ -59,19 +121,37 @@ class Admission:
             raise OverloadedError(
                 f"the queue is full: {waiting} requests are waiting", waiting * interval_s
             )
-        wait_s = (ahead + math.sqrt(ahead)) * interval_s
+        if not ahead.slots:
+            return
+        spread = math.sqrt(ahead.slots)
+        wait_s = max((ahead.slots + spread) * interval_s, self._feeding_s(ahead.prompt_tokens))
         if wait_s > self.max_wait_s:
-            raise OverloadedError(
-                f"the wait could be {wait_s:.1f} s, more than {self.max_wait_s:g} s",
-                wait_s - self.max_wait_s,
-            )
-        answer_s = self._prefill_s.value + self._share.value * max_tokens * self._token_s.value
-        if ahead and wait_s + answer_s > deadline_s:
+            raise self._too_long(wait_s)
+        prefill_s = max(self._prefill_s.value, self._feeding_s(prompt_tokens))
+        answer_s = prefill_s + self._share.value * max_tokens * self._token_s.value
+        if wait_s + answer_s > left_s:
             raise OverloadedError(
                 f"the answer could take {wait_s + answer_s:.1f} s, more than deadline_s, "
                 f"{deadline_s:g} s",
                 wait_s,
             )
+
+    def hopeless(self, ahead: Ahead, *, waited_s: float, left_s: float) -> OverloadedError | None:
+        """The error for a sequence that waits and cannot have a slot in time; None if it may.
+
+        It was let in, so only what is certain counts: half the others may be done sooner.
+        """
+        wait_s = self._feeding_s(ahead.prompt_tokens)
+        if self._interval_s.values >= _KNOWN:
+            spread = math.sqrt(ahead.slots)
+            wait_s = max(wait_s, (ahead.slots - spread) * self._interval_s.value)
+        if waited_s + wait_s > self.max_wait_s:
+            return self._too_long(waited_s + wait_s)
+        if wait_s > left_s:
+            return OverloadedError(
+                f"the wait could be {wait_s:.1f} s, more than is left of deadline_s", wait_s
+            )
+        return None
 
     def waited_too_long(self, waiting: int) -> OverloadedError:
         """The error for a sequence that has waited `max_wait_s`, one of `waiting`."""
@@ -85,6 +165,12 @@ class Admission:
             self._interval_s.add(now_s - self._released_s)
         self._released_s = now_s if waiting else None
 
+    def fed(self, prompt_tokens: int, seconds: float) -> None:
+        """Learns from a step that was full of prompts. The first one also has to warm up."""
+        if self._warm:
+            self._fed_s.add(seconds / prompt_tokens)
+        self._warm = True
+
     def answered(self, prefill_s: float, decode_s: float, tokens: int, max_tokens: int) -> None:
         """Learns from a complete answer.
 
@@ -97,3 +183,12 @@ class Admission:
         self._share.add(tokens / max_tokens)
         if tokens > 1:
             self._token_s.add(decode_s / (tokens - 1))
+
+    def _feeding_s(self, prompt_tokens: int) -> float:
+        return prompt_tokens * self._fed_s.value if self._fed_s.values >= _KNOWN else 0.0
+
+    def _too_long(self, wait_s: float) -> OverloadedError:
+        return OverloadedError(
+            f"the wait could be {wait_s:.1f} s, more than {self.max_wait_s:g} s",
+            wait_s - self.max_wait_s,
+        )

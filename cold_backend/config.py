@@ -17,9 +17,10 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 EXECUTIONS = ("auto", "ensemble", "fused")
 LOG_FORMATS = ("text", "json")
 
-# More than a prompt has unless it is made of a tokenizer's longest tokens: about 4 in Latin script,
-# up to 12 in others where JSON escapes each character.
-BYTES_PER_TOKEN = 64
+# More than a full context of text has in any script: 3 to 5 in English and in code, up to 11 in
+# scripts of 3 bytes a character. Runs of one character alone have more: a token may be 128 spaces.
+BYTES_PER_TOKEN = 16
+_FEWEST_PROMPT_BYTES = 4096  # that a limit which nobody set allows
 
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -44,7 +45,7 @@ class Settings:
         max_context: tokens that a slot holds, prompt and output together.
         max_step_tokens: tokens of one step over all sequences; longer prompts are cut in chunks.
         max_prompt_bytes: a larger prompt, as text or as JSON of messages, is refused unread; 0 is
-            64 bytes for each token of max_context.
+            16 bytes for each token of max_context, and 4096 at least.
         max_queue: requests that may wait for a slot.
         max_wait_s: how long a request may wait for a slot, in seconds.
         drain_timeout_s: how long running requests may go on after SIGTERM, in seconds.
@@ -133,7 +134,8 @@ class Settings:
     @property
     def prompt_bytes(self) -> int:
         """The largest prompt that is tokenised."""
-        return self.max_prompt_bytes or BYTES_PER_TOKEN * self.max_context
+        most = BYTES_PER_TOKEN * self.max_context
+        return self.max_prompt_bytes or max(_FEWEST_PROMPT_BYTES, most)
 
     def save(self, path: Path) -> None:
         """Writes the settings as JSON."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -110,30 +110,70 @@ class OptionScore(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class AdapterChange:
-    """An adapter that the expert loads before a step.
+    """An adapter that the expert has to load, beside this step and those after it.
 
     Attributes:
-        index: the adapter index that stands for it from now on.
+        index: the adapter index that will stand for it; no row has it until a report says so.
         name: what requests call it.
         path: its directory.
+        stamp: of the files that are to be loaded.
         evicts: name of the adapter that had the index before, empty if none.
     """
 
     index: int
     name: str
     path: str
+    stamp: tuple[int, ...] = ()
     evicts: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterReport:
+    """How loading an adapter ended: there is one for every change, with that step or a later one.
+
+    Attributes:
+        index: of the change.
+        name: likewise.
+        stamp: likewise.
+        problem: why it could not be loaded; empty if it is in its place.
+        passing: whether another try may help.
+    """
+
+    index: int
+    name: str
+    stamp: tuple[int, ...]
+    problem: str = ""
+    passing: bool = False
 
 
 def pack_changes(changes: Iterable[AdapterChange]) -> BytesArray:
     """Changes as `Step.adapters`."""
-    packed = [json.dumps(asdict(change)).encode() for change in changes]
-    return np.array(packed, np.object_)
+    return _packed(map(asdict, changes))
 
 
 def unpack_changes(packed: npt.NDArray[Any]) -> list[AdapterChange]:
     """`Step.adapters` as changes."""
-    return [AdapterChange(**json.loads(one)) for one in packed]
+    return [AdapterChange(**values) for values in _unpacked(packed)]
+
+
+def pack_reports(reports: Iterable[AdapterReport]) -> BytesArray:
+    """Reports as `StepResult.loads`."""
+    return _packed(map(asdict, reports))
+
+
+def unpack_reports(packed: npt.NDArray[Any]) -> list[AdapterReport]:
+    """`StepResult.loads` as reports."""
+    return [AdapterReport(**values) for values in _unpacked(packed)]
+
+
+def _packed(objects: Iterable[dict[str, Any]]) -> BytesArray:
+    return np.array([json.dumps(values).encode() for values in objects], np.object_)
+
+
+def _unpacked(packed: npt.NDArray[Any]) -> Iterable[dict[str, Any]]:
+    for one in packed:
+        values = json.loads(one)
+        yield values | {"stamp": tuple(values["stamp"])}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +188,8 @@ class Step:
         bans: [n, 2] pairs (emitting row, token) that must not be picked.
         counts: [m, 3] triples (emitting row, token, times in the output) for the penalties;
             a token of the prompt alone has count 0.
-        adapters: [c] what the expert has to load first, see `pack_changes`.
+        adapters: [c] what the expert has to load, see `pack_changes`. A step without rows is there
+            for loading alone.
         copies: [k, len(Copy)] what is copied between KV-cache slots before the forward, in any
             order: no slot is copied from and to.
     """
@@ -172,12 +213,18 @@ class StepResult:
         log_probs: [E, len(LogProb)] of the picked token, untouched by penalties and temperature.
         options: [n, len(Option)] the best tokens of each row that wants some, best first.
         option_scores: [n, len(OptionScore)] of these tokens.
+        loads: [l] which adapters have been loaded, see `pack_reports`.
     """
 
     picks: Int64Array
     log_probs: Float32Array
     options: Int64Array
     option_scores: Float32Array
+    loads: BytesArray = field(default_factory=lambda: pack_reports(()))
+
+
+# What the decision is of a result; the rest is the expert's.
+DECIDED = tuple(name for name in StepResult.__slots__ if name != "loads")
 
 
 def reading(rows: Int32Array, reader: Reads) -> npt.NDArray[np.bool_]:

@@ -6,6 +6,7 @@ their adapters are one product, and nothing is copied, padded or looked up by na
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,10 +86,11 @@ class Decoder:
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """See `Network`."""
         ops, index = self._ops, batch.adapters
+        angles = self._cosine[: cache.context], self._sine[: cache.context]
         hidden, delta = self._embed(batch.tokens), None  # [T, H]
         for number, layer in enumerate(self._layers):
             x = ops.add_rms_norm(hidden, delta, layer.input_norm, self._epsilon)
-            attended = self._attend(number, layer, layer.qkv(x, index), batch, cache)
+            attended = self._attend(number, layer, layer.qkv(x, index), angles, batch, cache)
             if layer is self._layers[-1] and len(batch.last) < len(index):
                 # Nothing looks at the other tokens any more.
                 hidden, attended, index = (t[batch.last] for t in (hidden, attended, index))
@@ -98,11 +100,11 @@ class Decoder:
         x = ops.add_rms_norm(hidden, delta, self._norm, self._epsilon)
         return self._head(x, index)
 
-    def set_adapter(self, index: int, adapter: Adapter) -> None:
+    def put_adapter(self, index: int, adapter: Adapter) -> Iterator[None]:
         """See `Network`."""
         for layer in self._layers:
             for projection in (layer.qkv, layer.out, layer.gate_up, layer.down):
-                projection.set_adapter(index, adapter)
+                yield from projection.put_adapter(index, adapter)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         if self._embeddings is None:
@@ -110,7 +112,13 @@ class Decoder:
         return self._embeddings[tokens]
 
     def _attend(
-        self, number: int, layer: _Layer, qkv: Tensor, batch: Batch, cache: KVCache
+        self,
+        number: int,
+        layer: _Layer,
+        qkv: Tensor,
+        angles: tuple[Tensor, Tensor],
+        batch: Batch,
+        cache: KVCache,
     ) -> Tensor:
         """[T, (Q + 2 * G) * D] -> [T, Q * D]"""
         if layer.query_norm is not None and layer.key_norm is not None:
@@ -122,7 +130,7 @@ class Decoder:
         slots = cache.layer(
             number, self._kv_heads, width, width, like=qkv, values_by_token=by_token
         )
-        return self._ops.attend(qkv, self._cosine, self._sine, *slots, batch.spans, width**-0.5)
+        return self._ops.attend(qkv, *angles, *slots, batch.spans, width**-0.5)
 
     def _norm_heads(self, heads: Tensor, weight: Tensor) -> None:
         flat = heads.reshape(-1, self._head_width)

@@ -5,24 +5,26 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
+from cold_backend.adapter_catalogue import ServedAdapter, load_error
 from cold_backend.admission import Admission
 from cold_backend.beam import BeamSearch
-from cold_backend.contract import Step, StepResult
+from cold_backend.contract import AdapterReport, Step, StepResult, unpack_reports
 from cold_backend.errors import (
     ColdError,
     DeadlineError,
-    RequestCancelledError,
     ShuttingDownError,
     StepError,
 )
+from cold_backend.lobby import Lobby
 from cold_backend.scheduler import Chunk, Scheduler, build_step
 from cold_backend.sequence import FinishReason, Sequence
 from cold_backend.telemetry import Load, Telemetry
 from cold_backend.token import Continuation, Token, continuations, picked_tokens
-from cold_backend.waiting import WaitingQueue
+from cold_backend.waiting import Waiter
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ CHECK_INTERVAL_S = 0.1
 class Engine:
     """Runs all sequences, one step of the whole batch after the other.
 
-    One thread calls `run`; it alone touches the running sequences. `submit` and `close` may be
+    One thread calls `run`; it alone touches the running sequences. All but `run` and `step` may be
     called from any thread.
 
     Args:
@@ -55,30 +57,51 @@ class Engine:
         self._scheduler = scheduler
         self._admission = admission
         self._telemetry = telemetry
-        self._waiting = WaitingQueue()
+        self._lobby = Lobby(scheduler, admission)
+        self._waiting = self._lobby.queue
         self._changed = threading.Condition()
         self._draining = self._closing = False
         self._next_check_s = 0.0
 
-    def submit(self, sequence: Sequence) -> None:
-        """Accepts a sequence; from then on the engine ends it, one way or another.
+    def announce(self, waiter: Waiter) -> None:
+        """Keeps a place for a sequence that is not complete yet: `enter` or `withdraw` must follow.
+
+        Args:
+            waiter: what is known of it; its prompt may be shorter than it will be.
 
         Raises:
             OverloadedError: it could not be served in time.
             ShuttingDownError: the engine is to stop.
         """
-        request = sequence.request
         with self._changed:
             if self._draining or self._closing:
                 raise ShuttingDownError
-            self._admission.check(
-                waiting=len(self._waiting),
-                ahead=self._waiting.ahead_of(request.priority) + (not self._scheduler.free),
-                max_tokens=request.max_tokens,
-                deadline_s=request.deadline_s,
-            )
-            self._waiting.put(sequence)
+            self._lobby.announce(waiter)
+
+    def withdraw(self) -> None:
+        """Gives a place up."""
+        with self._changed:
+            self._lobby.withdraw()
             self._changed.notify()
+
+    def enter(self, sequence: Sequence) -> None:
+        """Accepts an announced sequence; from then on the engine ends it, one way or another.
+
+        Raises:
+            OverloadedError: it could not be served in time.
+            ShuttingDownError: the engine is to stop at once.
+        """
+        with self._changed:
+            self._changed.notify()
+            if self._closing:
+                self._lobby.withdraw()
+                raise ShuttingDownError
+            self._lobby.enter(sequence)
+
+    def submit(self, sequence: Sequence) -> None:
+        """Announces a sequence and has it enter at once. Raises what these raise."""
+        self.announce(sequence)
+        self.enter(sequence)
 
     def drain(self) -> None:
         """Accepts nothing more, and has `run` return when everything accepted has ended."""
@@ -106,10 +129,12 @@ class Engine:
 
     def load(self) -> Load:
         """How busy it is; may be called from any thread."""
-        running = [*self._scheduler.running]
+        with self._changed:
+            running = [*self._scheduler.running]
+            waiting = len(self._lobby)
         return Load(
             running=len(running),
-            waiting=len(self._waiting),
+            waiting=waiting,
             cached_tokens=sum(row.fed for s in running for row in s.rows),
             adapters=len(self._scheduler.adapters),
         )
@@ -120,23 +145,30 @@ class Engine:
         self._end_unwanted(begun_s)
         self._admit()
         chunks = self._scheduler.plan()
-        if chunks:
+        if chunks or self._scheduler.adapters.is_loading:
             self._advance(chunks, begun_s)
 
     def _wait_for_work(self) -> bool:
         def has_work() -> bool:
             return bool(self._waiting or self._scheduler.running)
 
+        def is_over() -> bool:
+            return self._closing or (self._draining and not self._lobby.announced)
+
         with self._changed:
-            self._changed.wait_for(lambda: has_work() or self._draining or self._closing)
+            self._changed.wait_for(lambda: has_work() or is_over())
             return has_work() and not self._closing
 
     def _admit(self) -> None:
+        adapters = self._scheduler.adapters
         with self._changed:
+            if any(sequence.adapter.path for sequence in self._waiting):
+                turns = self._waiting.order(time.monotonic())
+                adapters.prepare(sequence.adapter for sequence in turns)
             while self._waiting and self._scheduler.free:
                 now_s = time.monotonic()
-                sequence = self._waiting.next(now_s)
-                if sequence.width > self._scheduler.free:
+                sequence = self._waiting.next(now_s, lambda s: adapters.is_ready(s.adapter))
+                if sequence is None or sequence.width > self._scheduler.free:
                     return  # narrower ones that came in between would keep it waiting for ever
                 self._waiting.take(sequence)
                 sequence.admitted_s = now_s
@@ -149,28 +181,59 @@ class Engine:
         try:
             changes = self._scheduler.adapters.take_changes()
             step = build_step(chunks, changes)
+            fed = sum(chunk.length for chunk in chunks if not chunk.sequence.output_length)
             planned_s = time.monotonic()
             with self._telemetry.executing([chunk.sequence.owner for chunk in chunks], step):
                 result = self._execute(step)
             executed_s = time.monotonic()
-            self._telemetry.adapters_changed(changes)
+            self._settle(unpack_reports(result.loads))
+            if not chunks:
+                return
             self._deliver(chunks, result, executed_s)
             delivered_s = time.monotonic()
             self._telemetry.stepped(
                 planned_s - begun_s, executed_s - planned_s, delivered_s - executed_s
             )
+            if 2 * fed >= self._scheduler.max_step_tokens:
+                with self._changed:
+                    self._admission.fed(fed, delivered_s - begun_s)
         except Exception:
             # Whatever went wrong below, requests must end and the loop must go on.
             _log.exception("a decoding step failed")
+            error = StepError("the decoding step failed")
             self._scheduler.adapters.reload()
             for chunk in chunks:
                 if chunk.sequence.owner.slot >= 0:
-                    self._fail(chunk.sequence.owner, StepError("the decoding step failed"))
+                    self._fail(chunk.sequence.owner, error)
+            if not chunks:
+                self._fail_unready(error)
+                self._scheduler.adapters.give_up()
+
+    def _settle(self, reports: list[AdapterReport]) -> None:
+        """Takes in which adapters the models have now, and fails what waits for others in vain."""
+        adapters = self._scheduler.adapters
+        for report in reports:
+            change = adapters.settle(report)
+            if change is not None and report.problem:
+                adapter = ServedAdapter(change.name, change.path, change.stamp)
+                self._fail_unready(load_error(report), adapter)
+            elif change is not None:
+                self._telemetry.adapter_loaded(change)
+
+    def _fail_unready(self, error: ColdError, adapter: ServedAdapter | None = None) -> None:
+        """Fails what waits for an adapter to be loaded, or for any."""
+        with self._changed:
+            waiting = [*self._waiting]
+        for sequence in [*self._scheduler.running, *waiting]:
+            is_ready = self._scheduler.adapters.is_ready(sequence.adapter)
+            if not is_ready and adapter in (None, sequence.adapter):
+                self._fail(sequence, error)
 
     def _deliver(self, chunks: list[Chunk], result: StepResult, now_s: float) -> None:
         emitting = [chunk.sequence for chunk in chunks if chunk.emits]
         for chunk in chunks:
             chunk.sequence.fed += chunk.length
+        self._charge(emitting)
         found = continuations(result)
         of_beams: dict[Sequence, list[list[Continuation]]] = {}
         for row, (sequence, token) in enumerate(zip(emitting, picked_tokens(result), strict=True)):
@@ -181,11 +244,17 @@ class Engine:
             elif sequence.owner.search:
                 of_beams.setdefault(sequence.owner, []).append(found[row])
             else:
-                self._waiting.charge(sequence.request.adapter, 1)
                 self._send(sequence, self._accept(sequence, token, now_s))
         for sequence, of_its_beams in of_beams.items():
             if sequence.search:
                 self._search(sequence, sequence.search, of_its_beams, now_s)
+
+    def _charge(self, emitting: list[Sequence]) -> None:
+        """Counts the tokens that are picked as served to their adapters."""
+        counts = Counter(sequence.request.adapter for sequence in emitting)
+        with self._changed:
+            for adapter, tokens in counts.items():
+                self._waiting.charge(adapter, tokens)
 
     def _search(
         self,
@@ -194,7 +263,6 @@ class Engine:
         found: list[list[Continuation]],
         now_s: float,
     ) -> None:
-        self._waiting.charge(sequence.request.adapter, len(found))
         reason = None
         for token in sequence.advance(search, found, now_s):
             reason = self._accept(sequence, token, now_s)
@@ -243,12 +311,7 @@ class Engine:
             elif now_s > sequence.deadline_s:
                 self._fail(sequence, DeadlineError(sequence.request.deadline_s))
         with self._changed:
-            waiting = [*self._waiting]
-        for sequence in waiting:
-            if sequence.sink.is_cancelled():
-                self._fail(sequence, RequestCancelledError())
-            elif now_s > sequence.deadline_s:
-                self._fail(sequence, DeadlineError(sequence.request.deadline_s))
-            elif now_s > sequence.accepted_s + self._admission.max_wait_s:
-                self._fail(sequence, self._admission.waited_too_long(len(waiting)))
+            waiting, line = self._waiting.order(now_s), self._lobby.line()
+        for sequence, error in self._lobby.unwanted(waiting, line, now_s):
+            self._fail(sequence, error)
         self._next_check_s = time.monotonic() + CHECK_INTERVAL_S

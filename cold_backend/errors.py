@@ -8,7 +8,8 @@ ColdError
 ├── ShuttingDownError       UNAVAILABLE        the server is stopping
 ├── RequestCancelledError   CANCELLED          the client went away before the request started
 ├── StepError               INTERNAL           a decoding step failed; details are in the log
-└── ConfigError             INVALID_ARGUMENT   the server cannot start with these settings
+└── ConfigError             INVALID_ARGUMENT   the settings, the model or an adapter cannot be used
+    └── AdapterUnreadableError  UNAVAILABLE    an adapter cannot be read now, but may be later
 
 `server_io` maps the codes to tritonserver's; nothing else does.
 """
@@ -109,3 +110,18 @@ class ConfigError(ColdError):
     """The settings, the model or an adapter cannot be used."""
 
     code = ErrorCode.INVALID_ARGUMENT
+
+
+class AdapterUnreadableError(ConfigError):
+    """An adapter could not be read for a reason that may pass.
+
+    Args:
+        name: of the adapter.
+        reason: why.
+    """
+
+    code = ErrorCode.UNAVAILABLE
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"adapter {name} {reason}; try again")
+        self.reason = reason

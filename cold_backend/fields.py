@@ -17,6 +17,7 @@ MAX_NAME_BYTES = 64
 MAX_WORDS = 64  # stop words and bad words, each
 MAX_WORD_BYTES = 256  # text that may become a stop word is compared with all of them at every token
 MAX_MESSAGES = 1024
+ESCAPED = 6  # bytes that JSON may take for one of text: \u0001
 # What leaves the choice of tokens to their scores alone.
 PLAIN = {
     "temperature": 0,
@@ -97,11 +98,10 @@ def read_words(inputs: Inputs, name: str) -> tuple[str, ...]:
     return words
 
 
-def read_messages(inputs: Inputs, name: str, most_bytes: int) -> list[dict[str, str]]:
-    """A chat, from JSON of at most that many bytes."""
-    text = read_text(inputs, name, most_bytes)
+def parse_messages(name: str, chat: str, most_bytes: int) -> list[dict[str, str]]:
+    """A chat from JSON, whose text may have so many bytes in UTF-8."""
     try:
-        messages = json.loads(text)
+        messages = json.loads(chat)
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError(name, f"must be JSON: {error}") from error
     if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
@@ -110,6 +110,9 @@ def read_messages(inputs: Inputs, name: str, most_bytes: int) -> list[dict[str, 
         )
     if len(messages) > MAX_MESSAGES:
         raise InvalidRequestError(name, f"at most {MAX_MESSAGES} messages, got {len(messages)}")
+    size = sum(len(part.encode()) for message in messages for part in message.values())
+    if size > most_bytes:
+        raise InvalidRequestError(name, f"at most {most_bytes} bytes of text, got {size}")
     return messages
 
 
@@ -123,7 +126,11 @@ def _is_message(value: object) -> bool:
 
 def _is_unicode(text: str) -> bool:
     """Whether it has no half of a surrogate pair, which JSON can write and UTF-8 cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _utf8(name: str, value: bytes | str, most_bytes: int) -> str:

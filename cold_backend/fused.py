@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cold_backend.contract import Step, StepResult
 from cold_backend.decoding import decode
 from cold_backend.language_model import LanguageModel
@@ -25,7 +27,7 @@ class FusedExecution:
 
         Mutates: the KV cache. Logits stay on the device; what was picked leaves it.
         """
-        self._model.load_adapters(step.adapters)
+        loads = self._model.load_adapters(step.adapters, alone=not len(step.rows))
         self._model.copy_slots(step.copies)
         expert, base = self._model.forward(step.tokens, step.rows)
-        return decode(self._ops, step, expert, base)
+        return replace(decode(self._ops, step, expert, base), loads=loads)

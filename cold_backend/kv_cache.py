@@ -8,6 +8,9 @@ from torch import Tensor
 
 from cold_kernels.packing import PLAIN
 
+# A layer by number; where a layer has several attentions, the second number tells them apart.
+LayerKey = int | tuple[int, int]
+
 _TOGETHER = 16  # tokens that can be copied whatever the order is
 
 
@@ -30,7 +33,7 @@ class KVCache:
     def __init__(self, slots: int, context: int) -> None:
         self.slots = slots
         self.context = padded(context)
-        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._layers: dict[LayerKey, tuple[Tensor, Tensor]] = {}
         self._by_token: list[Tensor] = []  # views [slots, n, context, W] of all keys and values
 
     @property
@@ -40,7 +43,7 @@ class KVCache:
 
     def layer(
         self,
-        number: int,
+        number: LayerKey,
         heads: int,
         key_width: int,
         value_width: int,
@@ -62,7 +65,7 @@ class KVCache:
         return self._layers[number]
 
     def append(
-        self, number: int, slot: int, start: int, keys: Tensor, values: Tensor
+        self, number: LayerKey, slot: int, start: int, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Writes n tokens behind the first `start` ones and returns all start + n.
 

@@ -7,30 +7,37 @@ padding.
 from __future__ import annotations
 
 import logging
-from typing import Any, Protocol
+import time
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cold_backend.adapter_loader import AdapterLoader
+from cold_backend.adapter_loads import AdapterLoads
+from cold_backend.adapter_store import AdapterStore
 from cold_backend.adapters import Adapter
 from cold_backend.batch import Batch
 from cold_backend.contract import (
+    BytesArray,
     Copy,
     Int32Array,
     Int64Array,
     Reads,
     Row,
     emitting,
+    pack_reports,
     reading,
     unpack_changes,
 )
-from cold_backend.errors import ConfigError
 from cold_backend.kv_cache import KVCache
 
 _log = logging.getLogger(__name__)
+
+_SHARE = 0.08  # of a step's time, for adapters that are put in beside it
+_PATIENCE_S = 0.02  # how long a step takes that is there for adapters alone
 
 
 class Network(Protocol):
@@ -50,8 +57,11 @@ class Network(Protocol):
         """[E, V] logits after the batch's `last` tokens. Mutates: the KV cache."""
         ...
 
-    def set_adapter(self, index: int, adapter: Adapter) -> None:
-        """Puts an adapter where there is room for one, see `AdapterSet`."""
+    def put_adapter(self, index: int, adapter: Adapter) -> Iterator[None]:
+        """Puts an adapter where there is room for one, see `AdapterSet`, piece by piece.
+
+        The index must not be used before all of them are done.
+        """
         ...
 
 
@@ -66,10 +76,7 @@ class LanguageModel:
         readers: which rows of a step this model runs; the base's have no adapter.
         slots: sequences that the KV cache holds, of each reader.
         context: tokens per sequence.
-        loader: reads adapters that are put in while the model runs; None if none are.
-
-    Raises:
-        ConfigError: the model's code does not work with packed attention.
+        store: has adapters that are put in while the model runs; None if none are.
     """
 
     def __init__(
@@ -79,35 +86,42 @@ class LanguageModel:
         *,
         slots: int,
         context: int,
-        loader: AdapterLoader | None = None,
+        store: AdapterStore | None = None,
     ) -> None:
         self._network = network
-        self._loader = loader
-        self._broken: set[int] = set()  # adapter indices
+        self._store = store
+        self._loads = AdapterLoads(network.put_adapter, store)
+        self._stepped_s = time.monotonic()
         self._readers = readers
         self._slots = slots
         self.cache = KVCache(slots * len(readers), context)
         self._warm_up()
 
-    def load_adapters(self, changes: npt.NDArray[Any]) -> None:
-        """Loads what `Step.adapters` names.
+    @torch.inference_mode()
+    def load_adapters(self, changes: BytesArray, *, alone: bool = False) -> BytesArray:
+        """Begins to load what `Step.adapters` names, and goes on with what was named before.
 
-        An adapter that cannot be loaded any more is no error here: it would fail all rows of a
-        step. The logits of its own rows are NaN instead.
+        Args:
+            changes: `Step.adapters`.
+            alone: the step has no rows, so that there is time for it.
+
+        Returns:
+            `StepResult.loads`: an adapter that cannot be loaded is no error here.
 
         Mutates: the network.
         """
-        for change in unpack_changes(changes):
-            try:
-                if self._loader is None:
-                    raise ConfigError("there is no room for adapters")
-                adapter = self._loader.load(change.name, change.path)
-                self._network.set_adapter(change.index, adapter)
-            except ConfigError:
-                _log.exception("adapter %s could not be loaded", change.name)
-                self._broken.add(change.index)
-            else:
-                self._broken.discard(change.index)
+        now_s = time.monotonic()
+        step_s, self._stepped_s = now_s - self._stepped_s, now_s
+        if self._store and not alone:
+            self._store.pace.step()
+        self._loads.announce(unpack_changes(changes))
+        budget_s = min(_SHARE * step_s, _PATIENCE_S)
+        reports = (
+            self._loads.advance(_PATIENCE_S, patience_s=_PATIENCE_S)
+            if alone
+            else self._loads.advance(budget_s)
+        )
+        return pack_reports(reports)
 
     @torch.inference_mode()
     def copy_slots(self, copies: Int32Array) -> None:
@@ -143,9 +157,6 @@ class LanguageModel:
         )
         if len(batch.tokens):
             logits = self._network.forward(batch, self.cache)
-            if self._broken:
-                broken = torch.tensor([*self._broken], device=logits.device)
-                logits[torch.isin(batch.adapters[batch.last], broken)] = float("nan")
         else:
             logits = torch.empty((0, self._network.vocab_size))
         return logits.split([int(emitting(theirs).sum()) for _, theirs in of_readers])
@@ -161,19 +172,11 @@ class LanguageModel:
         return mine, theirs
 
     def _warm_up(self) -> None:
-        """Runs one token, which takes the KV cache's memory and shows that the model fits."""
+        """Runs one token, which takes the KV cache's memory."""
         row = dict.fromkeys(Row, 0) | {
             Row.LENGTH: 1,
             Row.ADAPTER: -1,
             Row.READS: int(self._readers[0]),
-            Row.EMITS: 1,
         }
-        rows = np.array([[row[column] for column in Row]], np.int32)
-        name = type(self._network).__name__
-        try:
-            logits = self.forward(np.zeros(1, np.int64), rows)[0]
-        except (TypeError, AttributeError, NotImplementedError) as error:
-            raise ConfigError(f"base_model: {name} cannot run packed: {error}") from error
-        if not self.cache.bytes or len(logits) != 1:
-            raise ConfigError(f"base_model: {name} does not use transformers' attention interface")
-        _log.info("%s: %d MB of KV cache", name, self.cache.bytes >> 20)
+        self.forward(np.zeros(1, np.int64), np.array([[row[column] for column in Row]], np.int32))
+        _log.info("%s: %d MB of KV cache", type(self._network).__name__, self.cache.bytes >> 20)

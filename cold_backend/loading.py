@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from cold_backend.adapter_catalogue import AdapterCatalogue
 from cold_backend.adapter_loader import AdapterLoader
+from cold_backend.adapter_store import AdapterStore
 from cold_backend.adapters import check_fit, load_adapter
 from cold_backend.checkpoint import empty_model, load_config, load_model
 from cold_backend.config import Settings
@@ -15,6 +15,7 @@ from cold_backend.errors import ConfigError
 from cold_backend.fused import FusedExecution
 from cold_backend.language_model import LanguageModel, Network
 from cold_backend.lora import AdapterSet, attach_adapters
+from cold_backend.refusal import refusing
 from cold_backend.tokenizer import Tokenizer
 from cold_kernels import KernelError, Ops, load_ops
 from cold_kernels.device import DeviceError, choose_device
@@ -22,6 +23,9 @@ from cold_kernels.device import DeviceError, choose_device
 # As many as there are cores, or as OMP_NUM_THREADS says. The process's affinity does not tell:
 # OpenMP leaves the first thread one core when it binds its threads.
 _THREADS = torch.get_num_threads()
+
+# Of adapters that were read and not yet put into the models; one without a place is read again.
+_STORE_BYTES = 256 << 20
 
 
 def load_base_lm(settings: Settings) -> LanguageModel:
@@ -39,8 +43,8 @@ def load_adapter_lm(settings: Settings) -> LanguageModel:
     Raises:
         ConfigError: the model or an adapter cannot be used with these settings.
     """
-    adapters = _load_adapters(settings)
-    return _load(settings, take_device(settings, 1, of=2), adapters, (Reads.EXPERT,))
+    device = take_device(settings, 1, of=2)
+    return _load(settings, device, _load_adapters(settings), (Reads.EXPERT,), load_store(settings))
 
 
 def is_fused(settings: Settings) -> bool:
@@ -54,35 +58,31 @@ def is_fused(settings: Settings) -> bool:
     return settings.execution == "fused"
 
 
-def load_fused(settings: Settings) -> FusedExecution:
+def load_fused(settings: Settings, store: AdapterStore | None = None) -> FusedExecution:
     """Expert and base on one device, over one copy of the weights.
+
+    Args:
+        settings: of the server.
+        store: from which adapters are put in while it runs.
 
     Raises:
         ConfigError: the model or an adapter cannot be used with these settings.
     """
-    return FusedExecution(load_fused_lm(settings), ops_for(settings, take_device(settings, 0)))
+    model = load_fused_lm(settings, store)
+    return FusedExecution(model, ops_for(settings, take_device(settings, 0)))
 
 
-def load_fused_lm(settings: Settings) -> LanguageModel:
+def load_fused_lm(settings: Settings, store: AdapterStore | None = None) -> LanguageModel:
     """What the fused execution runs: it reads expert and base, in this order.
 
     Raises:
         ConfigError: the model or an adapter cannot be used with these settings.
     """
     readers = (Reads.EXPERT, Reads.BASE)
-    return _load(settings, take_device(settings, 0), _load_adapters(settings), readers)
+    return _load(settings, take_device(settings, 0), _load_adapters(settings), readers, store)
 
 
-def load_catalogue(settings: Settings) -> AdapterCatalogue:
-    """What requests may name as their adapter.
-
-    Raises:
-        ConfigError: the model's configuration cannot be used.
-    """
-    return AdapterCatalogue(settings, adapter_loader(settings))
-
-
-def adapter_loader(settings: Settings) -> AdapterLoader | None:
+def load_store(settings: Settings) -> AdapterStore | None:
     """Reads adapters of adapters_dir; None if the settings name none.
 
     Raises:
@@ -91,7 +91,7 @@ def adapter_loader(settings: Settings) -> AdapterLoader | None:
     if not settings.adapters_dir:
         return None
     model = empty_model(load_config(settings.base_model))
-    return AdapterLoader(model, settings.max_lora_rank)
+    return AdapterStore(AdapterLoader(model, settings.max_lora_rank), _STORE_BYTES)
 
 
 def load_tokenizer(settings: Settings) -> Tokenizer:
@@ -142,18 +142,20 @@ def _load(
     device: torch.device,
     adapters: AdapterSet,
     readers: tuple[Reads, ...],
+    store: AdapterStore | None = None,
 ) -> LanguageModel:
     config = load_config(settings.base_model)
     model = load_model(settings.base_model, config, _dtype(settings.dtype, device), device)
     for adapter in adapters.fixed:
         check_fit(adapter, model)
-    network = network_of(model, adapters, ops_for(settings, device), settings.max_context)
+    with refusing(f"base_model: {type(model).__name__} cannot be served"):
+        network = checked_network(model, adapters, ops_for(settings, device), settings.max_context)
     return LanguageModel(
         network,
         readers,
         slots=settings.max_sequences,
         context=settings.max_context,
-        loader=adapter_loader(settings) if adapters.room else None,
+        store=store,
     )
 
 
@@ -164,6 +166,25 @@ def _load_adapters(settings: Settings) -> AdapterSet:
         settings.adapter_room,
         settings.max_lora_rank if settings.adapter_room else 0,
     )
+
+
+def checked_network(
+    model: torch.nn.Module, adapters: AdapterSet, ops: Ops, context: int
+) -> Network:
+    """A model's packed forward, which has shown that it computes what the model's own code does.
+
+    Mutates: the model, which gives its weights away.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    # Imported late: it needs transformers' modules, which take a second.
+    from cold_backend.comparison import Comparison
+
+    comparison = Comparison(model, adapters, context)
+    network = network_of(model, adapters, ops, context)
+    comparison.check(network)
+    return network
 
 
 def network_of(model: torch.nn.Module, adapters: AdapterSet, ops: Ops, context: int) -> Network:

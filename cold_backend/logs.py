@@ -1,12 +1,20 @@
-"""What a model process writes to its log: text, or a JSON object a line."""
+"""What a process writes to its log: text, or a JSON object a line. It never waits for that."""
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
-import sys
+import os
+
+from cold_backend.lines import LineWriter
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+_STANDARD_ERROR = 2
+_FLUSH_S = 1.0  # what the last lines get
+
+_writer = LineWriter(_STANDARD_ERROR)
+atexit.register(_writer.flush, _FLUSH_S)
 
 
 def set_up_log(model: str, form: str) -> None:
@@ -16,9 +24,53 @@ def set_up_log(model: str, form: str) -> None:
         model: whose process it is.
         form: `text` or `json`.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    hold_standard_files()
+    handler = LineHandler(_writer)
     handler.setFormatter(JsonLines(model) if form == "json" else TextLines(model))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def say(text: str) -> None:
+    """Writes a line to standard error, soon; neither waits nor fails."""
+    pass_on(text.encode(errors="backslashreplace"))
+
+
+def pass_on(line: bytes) -> None:
+    """Like `say`, for what another process said."""
+    _writer.put(line)
+
+
+def dropped_lines() -> int:
+    """How many lines this process could not write."""
+    return _writer.dropped
+
+
+def hold_standard_files() -> None:
+    """Opens standard files that are closed as the null device.
+
+    The next file that is opened would else have their number, and get what is meant for them.
+    """
+    for fd in range(_STANDARD_ERROR + 1):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number is free
+
+
+class LineHandler(logging.Handler):
+    """Hands records to a writer; one that cannot be formatted is dropped."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging.Handler."""
+        try:
+            text = self.format(record)
+        except Exception:
+            text = f"a line of the log could not be written: {str(record.msg)[:200]!r}"
+        self._writer.put(text.encode(errors="backslashreplace"))
 
 
 class TextLines(logging.Formatter):

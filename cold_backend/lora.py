@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +18,7 @@ class AdapterSet:
 
     Attributes:
         fixed: from the start to the end.
-        room: how many more may be put in while the model runs (`Network.set_adapter`).
+        room: how many more may be put in while the model runs (`Network.put_adapter`).
         max_rank: of those.
     """
 
@@ -116,10 +116,24 @@ class LoraBank:
     index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int32))
     last_index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int32))
 
-    def set_adapter(self, index: int, adapter: Adapter) -> None:
-        """Puts an adapter where there is room for one. Mutates: the layers' stacks."""
+    def index_of(self, tokens: int) -> Tensor:
+        """Adapter index of each token that a layer sees, [tokens].
+
+        Raises:
+            NotImplementedError: the layer sees other tokens than its model.
+        """
+        for index in (self.index, self.last_index):
+            if len(index) == tokens:
+                return index
+        raise NotImplementedError(
+            f"an adapter for a layer that sees {tokens} of {len(self.index)} tokens cannot be used"
+        )
+
+    def put_adapter(self, index: int, adapter: Adapter) -> Iterator[None]:
+        """Puts an adapter where there is room for one, layer by layer. Mutates: their stacks."""
         for path, layer in self.layers.items():
             layer.stack.put(index, adapter.pairs.get(path))
+            yield
 
 
 def attach_adapters(model: nn.Module, adapters: AdapterSet, ops: Ops) -> LoraBank:
@@ -130,12 +144,11 @@ def attach_adapters(model: nn.Module, adapters: AdapterSet, ops: Ops) -> LoraBan
     Mutates: the model's modules.
     """
     bank = LoraBank(ops)
-    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
     for path in sorted(adapters.paths | (changeable(model) if adapters.room else set())):
         inner = model.get_submodule(path)
         kind = LoraEmbedding if isinstance(inner, nn.Embedding) else LoraLinear
         parent, _, name = path.rpartition(".")
-        layer = kind(inner, adapters.stack(path, inner), bank, is_head=inner is head)
+        layer = kind(inner, adapters.stack(path, inner), bank)
         setattr(model.get_submodule(parent), name, layer)
         bank.layers[path] = layer
     return bank
@@ -144,8 +157,8 @@ def attach_adapters(model: nn.Module, adapters: AdapterSet, ops: Ops) -> LoraBan
 def changeable(model: nn.Module) -> set[str]:
     """Paths of the layers that an adapter may change which is put in while the model runs.
 
-    Those inside the decoder's layers: room for it in an embedding or an output layer, which few
-    adapters change, would be as wide as the vocabulary.
+    Those inside the decoder's layers that do what their class does: room for it in an embedding or
+    an output layer, which few adapters change, would be as wide as the vocabulary.
     """
     # Imported late: it needs transformers' modules, which take a second.
     from transformers.pytorch_utils import Conv1D
@@ -154,7 +167,7 @@ def changeable(model: nn.Module) -> set[str]:
     return {
         path
         for path, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        if type(module).forward in (nn.Linear.forward, Conv1D.forward) and module is not head
     }
 
 
@@ -165,17 +178,13 @@ class _LoraLayer(nn.Module):
         inner: the layer.
         stack: the pairs.
         bank: says which adapter a token uses.
-        is_head: the layer is the output layer, which sees the last tokens alone.
     """
 
-    def __init__(
-        self, inner: nn.Module, stack: LoraStack, bank: LoraBank, *, is_head: bool
-    ) -> None:
+    def __init__(self, inner: nn.Module, stack: LoraStack, bank: LoraBank) -> None:
         super().__init__()
         self.inner = inner
         self.stack = stack
         self._bank = bank
-        self._is_head = is_head
 
     @property
     def weight(self) -> Tensor:
@@ -187,12 +196,18 @@ class LoraLinear(_LoraLayer):
     """A linear layer (or GPT-2's Conv1D) plus the adapter of each token."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [1, T, N] -> [1, T, M]; for the output layer E in the place of T."""
+        """x [..., N] -> [..., M]; for all tokens, or for those whose logits are wanted."""
         y: Tensor = self.inner(x)
-        bank, stack = self._bank, self.stack
-        index = bank.last_index if self._is_head else bank.index
-        bank.ops.lora_apply(
-            y[0], x[0], a=stack.a, b=stack.b, scale=stack.scale, rank=stack.rank, index=index
+        stack, flat = self.stack, x.reshape(-1, x.shape[-1])
+        out = y.view(-1, y.shape[-1])
+        self._bank.ops.lora_apply(
+            out,
+            flat,
+            a=stack.a,
+            b=stack.b,
+            scale=stack.scale,
+            rank=stack.rank,
+            index=self._bank.index_of(len(flat)),
         )
         return y
 
@@ -203,11 +218,23 @@ class LoraEmbedding(_LoraLayer):
     def forward(self, ids: Tensor) -> Tensor:
         """ids [1, T] -> [1, T, M]"""
         y: Tensor = self.inner(ids)
-        index, stack = self._bank.index, self.stack
+        index, stack = self._bank.index_of(ids.numel()), self.stack
+        factor = embedding_factor(self.inner)
         for adapter in sorted(set(index.tolist())):
             if adapter >= 0:
                 tokens = (index == adapter).nonzero()[:, 0]
                 shrunk = stack.a[adapter][:, ids[0, tokens]].T.float()  # [t, K]
-                delta = stack.scale[adapter] * (shrunk @ stack.b[adapter].float())  # [t, M]
+                scale = stack.scale[adapter] * factor
+                delta = scale * (shrunk @ stack.b[adapter].float())  # [t, M]
                 y[0, tokens] = (y[0, tokens].float() + delta).to(y.dtype)
         return y
+
+
+def embedding_factor(embedding: nn.Module) -> Tensor | float:
+    """What a layer multiplies its embeddings with, as Gemma's does; an adapter's part as well."""
+    factor = getattr(embedding, "embed_scale", None)
+    if factor is None:
+        return 1.0
+    weight: Tensor = embedding.weight  # type: ignore[assignment]
+    # In the weight's type, as the layer itself multiplies.
+    return torch.as_tensor(factor, device=weight.device).to(weight.dtype).float()

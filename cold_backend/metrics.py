@@ -80,11 +80,15 @@ KV_USED = _gauge("cold_kv_used_ratio", "Share of the KV cache that holds tokens"
 ADAPTERS = _gauge("cold_adapters_loaded", "Adapters in the models")
 ADAPTER_LOADS = _counter("cold_adapter_loads_total", "Adapters loaded while the models run")
 ADAPTER_EVICTIONS = _counter("cold_adapter_evictions_total", "Adapters that made way for others")
+LINES_DROPPED = _counter(
+    "cold_log_lines_dropped_total", "Lines of the log that nobody took in time"
+)
 RESTARTS = _gauge("cold_restarts", "Times that cold-server has restarted the models")
 
 FAMILIES = (
     *(REQUESTS, ERRORS, PROMPT_TOKENS, OUTPUT_TOKENS, CONTRASTED, CONTESTED, CHANGED),
     *(STEPS, STEP_SECONDS, TTFT, ITL, QUEUE, LATENCY, ADAPTER_LOADS, ADAPTER_EVICTIONS),
+    LINES_DROPPED,
     *(RUNNING, WAITING, MAX_SEQUENCES, KV_USED, ADAPTERS, RESTARTS),
 )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 from cold_backend.adapters import Adapter
-from cold_backend.attention import PackedBatch, packed_rows
+from cold_backend.attention import PackedBatch, PackedState, packed_rows, running
 from cold_backend.batch import Batch
 from cold_backend.kv_cache import KVCache
 from cold_backend.lora import LoraBank
@@ -31,17 +33,18 @@ class PackedTransformer:
         if self._lora is not None:
             self._lora.index = batch.adapters
             self._lora.last_index = batch.adapters[batch.last]
-        output = self._model(
-            input_ids=batch.tokens[None],  # [1, T]
-            position_ids=batch.positions[None],  # [1, T]
-            logits_to_keep=batch.last,
-            use_cache=False,
-            packed=PackedBatch(cache, packed_rows(batch.spans)),
-        )
+        with running(PackedBatch(cache, packed_rows(batch.spans))):
+            output = self._model(
+                input_ids=batch.tokens[None],  # [1, T]
+                position_ids=batch.positions[None],  # [1, T]
+                logits_to_keep=batch.last,
+                past_key_values=PackedState(),
+                use_cache=False,
+            )
         logits: Tensor = output.logits[0]
-        return logits
+        return logits if len(logits) == len(batch.last) else logits[batch.last]
 
-    def set_adapter(self, index: int, adapter: Adapter) -> None:
+    def put_adapter(self, index: int, adapter: Adapter) -> Iterator[None]:
         """See `Network`."""
         if self._lora is not None:
-            self._lora.set_adapter(index, adapter)
+            yield from self._lora.put_adapter(index, adapter)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,8 +76,11 @@ class Projection:
             paths=paths,
         )
 
-    def set_adapter(self, index: int, adapter: Adapter) -> None:
-        """Puts an adapter where there is room for one. Mutates: a, b, scale, rank."""
+    def put_adapter(self, index: int, adapter: Adapter) -> Iterator[None]:
+        """Puts an adapter where there is room for one, layer by layer.
+
+        Mutates: a, b, scale, rank.
+        """
         if self.scale is None or self.rank is None:
             return
         count = self.scale.shape[1]
@@ -93,6 +96,7 @@ class Projection:
                     of_all.unflatten(0, (count, -1))[index] = of_one
                 self.scale[place, index] = pair.scale
                 self.rank[place, index] = pair.a.shape[0]
+            yield
 
     def __call__(self, x: Tensor, index: Tensor) -> Tensor:
         """x [T, N], index [T] -> [T, M]"""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cold_backend.adapter_slots import AdapterSlots
-from cold_backend.contract import AdapterChange, Copy, Draw, Reads, Shape, Step, pack_changes
+from cold_backend.contract import AdapterChange, Copy, Draw, Reads, Row, Shape, Step, pack_changes
 from cold_backend.sequence import Sequence
 from cold_kernels import Mode
 
@@ -39,7 +39,7 @@ class Scheduler:
     def __init__(self, max_sequences: int, max_step_tokens: int, adapters: AdapterSlots) -> None:
         self.adapters = adapters
         self._free = list(reversed(range(max_sequences)))
-        self._max_step_tokens = max_step_tokens
+        self.max_step_tokens = max_step_tokens
         self.running: list[Sequence] = []
 
     @property
@@ -69,8 +69,9 @@ class Scheduler:
         prompts share what is left, oldest first.
         """
         chunks = []
-        budget = self._max_step_tokens
-        rows = [row for sequence in self.running for row in sequence.rows]
+        budget = self.max_step_tokens
+        ready = [s for s in self.running if self.adapters.has(s.adapter_index)]
+        rows = [row for sequence in ready for row in sequence.rows]
         for sequence in sorted(rows, key=lambda s: s.pending > 1):
             length = min(sequence.pending, budget)
             if length:
@@ -97,7 +98,7 @@ def build_step(chunks: list[Chunk], changes: list[AdapterChange]) -> Step:
     copies = [_copy(s) for s in emitting if s.copied_from]
     return Step(
         tokens=np.array(tokens, np.int64),
-        rows=np.array([_row(chunk) for chunk in chunks], np.int32),
+        rows=np.array([_row(chunk) for chunk in chunks], np.int32).reshape(-1, len(Row)),
         draws=np.array([_draw(s) for s in emitting], np.int64).reshape(-1, len(Draw)),
         shapes=np.array([_shape(s) for s in emitting], np.float32).reshape(-1, len(Shape)),
         bans=np.array(bans, np.int64).reshape(-1, 2),

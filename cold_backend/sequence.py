@@ -68,6 +68,7 @@ class Sequence:
         tokenizer: the base model's.
         request_id: what the client calls it.
         trace: which trace it belongs to.
+        accepted_s: when the request came; now if it is not said.
 
     Times are those of time.monotonic, NaN before what they tell of has happened.
     """
@@ -79,12 +80,13 @@ class Sequence:
         tokenizer: Tokenizer,
         request_id: str = "",
         trace: TraceHeaders = MappingProxyType({}),
+        accepted_s: float | None = None,
     ) -> None:
         self.request = request
         self.sink = sink
         self.request_id = request_id
         self.trace = trace
-        self.accepted_s = time.monotonic()
+        self.accepted_s = time.monotonic() if accepted_s is None else accepted_s
         self.admitted_s = self.first_token_s = float("nan")
         self.slots: list[int] = []  # all that it has
         self.slot = -1  # the one that its tokens are fed to
@@ -112,7 +114,7 @@ class Sequence:
     @property
     def width(self) -> int:
         """Slots that it needs."""
-        return self.request.beam.width if self.request.beam else 1
+        return self.request.width
 
     @property
     def rows(self) -> list[Sequence]:
@@ -139,6 +141,11 @@ class Sequence:
     def pending(self) -> int:
         """Tokens that the models have not seen yet: a prompt's rest, or the newest token."""
         return len(self.tokens) - self.fed
+
+    @property
+    def pending_prompt(self) -> int:
+        """Those of them that belong to the prompt."""
+        return max(0, len(self.request.prompt) - self.fed)
 
     @property
     def output_length(self) -> int:

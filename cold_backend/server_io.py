@@ -109,18 +109,21 @@ def read_tensors(request: Any) -> Arrays:
 
 
 def accept(
-    request: Any, intake: Intake, outbox: Outbox, telemetry: Telemetry, tokenizer: Tokenizer
+    request: Any,
+    accepted_s: float,
+    intake: Intake,
+    outbox: Outbox,
+    telemetry: Telemetry,
+    tokenizer: Tokenizer,
 ) -> None:
-    """Hands a request of `cold` on; refuses it if that raises."""
+    """Hands a request of `cold` on, which came at `accepted_s`; refuses it if that raises."""
     sender, request_id = request.get_response_sender(), request.request_id()
-    # tritonserver's own trace must not be used once `execute` has returned; its context may.
-    trace = json.loads(request.trace().get_context() or "{}")
-
-    def sink_for(parsed: GenerationRequest) -> ResponseSink:
-        return ResponseSink(sender, parsed, outbox, tokenizer)
-
+    reply = TensorReply(sender, outbox, tokenizer)
+    trace: dict[str, str] = {}
     try:
-        return intake.take(read_tensors(request), sink_for, request_id, trace)
+        # tritonserver's own trace must not be used once `execute` has returned; its context may.
+        trace = json.loads(request.trace().get_context() or "{}")
+        return intake.take(read_tensors(request), reply, request_id, trace, accepted_s)
     except ColdError as raised:
         error = raised
     except Exception:
@@ -213,34 +216,36 @@ class Publisher:
         return self._metrics[family, labels]
 
 
-class ResponseSink:
-    """Sends a sequence's pieces as responses of `cold`.
+class TensorReply:
+    """Answers a request of `cold`: a `Reply`, and then the request's `Sink`.
 
     Args:
         sender: the request's response sender.
-        request: which outputs the client wants.
-        outbox: what sends them.
+        outbox: what sends for it.
         tokenizer: the base model's.
     """
 
-    def __init__(
-        self, sender: Any, request: GenerationRequest, outbox: Outbox, tokenizer: Tokenizer
-    ) -> None:
+    def __init__(self, sender: Any, outbox: Outbox, tokenizer: Tokenizer) -> None:
         self._sender = sender
-        self._request = request
         self._outbox = outbox
         self._tokenizer = tokenizer
+        self._request: Any = None
+
+    def sink_for(self, request: GenerationRequest) -> TensorReply:
+        """See `Reply`."""
+        self._request = request
+        return self
 
     def send(self, piece: Piece) -> None:
         """See `Sink`."""
         self._outbox.put(partial(_send_piece, self._sender, self._request, piece, self._tokenizer))
 
     def fail(self, error: ColdError) -> None:
-        """See `Sink`."""
+        """See `Reply` and `Sink`."""
         self._outbox.put(partial(refuse, self._sender, error))
 
     def is_cancelled(self) -> bool:
-        """See `Sink`."""
+        """See `Reply` and `Sink`."""
         return bool(self._sender.is_cancelled())
 
 

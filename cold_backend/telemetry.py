@@ -12,6 +12,7 @@ from cold_backend import metrics as m
 from cold_backend.config import Settings
 from cold_backend.contract import AdapterChange, Step
 from cold_backend.errors import ColdError, ErrorCode
+from cold_backend.logs import dropped_lines
 from cold_backend.metrics import Metrics
 from cold_backend.sequence import FinishReason, Sequence, TraceHeaders
 from cold_backend.token import Token
@@ -67,7 +68,8 @@ class Telemetry:
             for family in (m.CONTRASTED, m.CONTESTED, m.CHANGED):
                 self.metrics.add(family, adapter, value=0)
         self.metrics.set(m.MAX_SEQUENCES, settings.max_sequences)
-        for counter in (m.ADAPTER_LOADS, m.ADAPTER_EVICTIONS):
+        self._dropped = dropped_lines()
+        for counter in (m.ADAPTER_LOADS, m.ADAPTER_EVICTIONS, m.LINES_DROPPED):
             self.metrics.add(counter, value=0)
         self.metrics.set(m.RESTARTS, restarts)
 
@@ -105,12 +107,11 @@ class Telemetry:
         for part, seconds in parts.items():
             self.metrics.add(m.STEP_SECONDS, part, value=seconds)
 
-    def adapters_changed(self, changes: list[AdapterChange]) -> None:
-        """The models have loaded adapters."""
-        for change in changes:
-            self.metrics.add(m.ADAPTER_LOADS)
-            self.metrics.add(m.ADAPTER_EVICTIONS, value=bool(change.evicts))
-            _log.info("adapter loaded", extra={"adapter": change.name, "evicts": change.evicts})
+    def adapter_loaded(self, change: AdapterChange) -> None:
+        """The models have loaded an adapter."""
+        self.metrics.add(m.ADAPTER_LOADS)
+        self.metrics.add(m.ADAPTER_EVICTIONS, value=bool(change.evicts))
+        _log.info("adapter loaded", extra={"adapter": change.name, "evicts": change.evicts})
 
     def ended(self, sequence: Sequence, end: FinishReason | ColdError, now_s: float) -> None:
         """A sequence got its last response."""
@@ -146,6 +147,8 @@ class Telemetry:
         """Sets the gauges."""
         self.metrics.set(m.RUNNING, load.running)
         self.metrics.set(m.WAITING, load.waiting)
+        dropped, self._dropped = self._dropped, dropped_lines()
+        self.metrics.add(m.LINES_DROPPED, value=self._dropped - dropped)
         self.metrics.set(m.KV_USED, load.cached_tokens / self._capacity)
         self.metrics.set(m.ADAPTERS, load.adapters)
 

@@ -28,7 +28,6 @@ from load_tests.samples import KINDS
 from load_tests.server import Server
 
 _USERS = 4  # connections are cheap when there are few
-_FIRST_RATE = 2.0  # requests/s of the search for the load that is carried
 _STEP = 1.5
 _CARRIED = 0.85  # of what was sent within the limits, or the load was too much
 _FACTORS = (1, 2, 4)
@@ -75,7 +74,7 @@ class OverloadRun:
 
     def offers(self) -> Iterator[Offer]:
         """The search, then the load that is carried, times each factor."""
-        carried, rate, exceeded = 0.0, _FIRST_RATE, 0
+        carried, rate, exceeded = 0.0, self._options.first_rate, 0
         # Twice in a row: few requests, and what else runs, make a single one uncertain.
         while exceeded < 2:
             offer = self._offer(None, rate, self._options.search_s)
@@ -83,6 +82,10 @@ class OverloadRun:
             carried = max(carried, offer.good)
             exceeded = exceeded + 1 if offer.good < _CARRIED * offer.rate else 0
             rate *= _STEP
+        if not carried:
+            raise SystemExit(
+                "error: no request met the limits; a lower --first-rate may carry some"
+            )
         for factor in _FACTORS:
             yield self._offer(factor, factor * carried, self._options.seconds)
 
@@ -169,6 +172,7 @@ def main() -> int:
     parser.add_argument("--max-wait-s", type=float, default=1.0, help="of the server")
     parser.add_argument("--max-tokens", type=int, default=32, help="of an answer")
     parser.add_argument("--slo", action="append", help="default: ttft_ms:2000 and itl_ms:100")
+    parser.add_argument("--first-rate", type=float, default=2.0, help="requests/s to begin with")
     parser.add_argument("--search-s", type=float, default=15.0, help="of each load of the search")
     parser.add_argument("--seconds", type=float, default=40.0, help="of each load after it")
     parser.add_argument("--report", type=Path, default=Path("build/overload"), metavar="DIR")

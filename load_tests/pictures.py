@@ -71,7 +71,7 @@ def draw_faults(samples: Sequence[Sample], rows: Sequence[dict[str, Any]], path:
     bins = np.arange(0, last_s + 2 * _BIN_S, _BIN_S)
     counts = [np.histogram(times, bins)[0] / _BIN_S for times in ends.values()]
     axis.stackplot(bins[:-1], *counts, labels=[*ends], step="post")
-    top = 1.6 * max(sum(counts))
+    top = 1.6 * float(np.sum(counts, axis=0).max())
     for row in rows:
         at_s, ready_s = row["at_s"], row["ready_s"] or 0
         axis.axvspan(at_s, at_s + ready_s, color="grey", alpha=0.3, linewidth=0)

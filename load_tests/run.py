@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,9 +17,19 @@ from pathlib import Path
 
 from cold_client import Client, ServerUnavailable
 
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
+        ]
+        return [taken.getsockname()[1] for taken in sockets]
+
+
 _HERE = Path(__file__).parent
 _COMMANDS = Path(sys.executable).parent
-GRPC, HTTP, METRICS = 8101, 8100, 8102
+GRPC, HTTP, METRICS = free_ports(3)
 
 
 def main() -> int:
@@ -29,7 +40,7 @@ def main() -> int:
     parser.add_argument("locust", nargs="*", help="arguments for Locust, after --")
     options = parser.parse_args()
     log = _HERE / "server.log"
-    print(f"starting a server; its log is {log}", flush=True)
+    print(f"starting a server on port {HTTP}; its log is {log}", flush=True)
     with log.open("w") as file:
         command = server_command(options.base_model, options.adapter, options.dtype)
         server = subprocess.Popen(command, stderr=file)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
+from tests.groups import find
+
 _FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -27,11 +29,11 @@ WIDTH = 1280
 def opened(page: Path, profile: Path) -> Iterator[Chrome]:
     """Opens a file, 1280 pixels wide; the profile must be a new folder."""
     options = ChromeOptions()
-    options.binary_location = "/usr/bin/chromium"
+    options.binary_location = find("chromium")
     for flag in (*_FLAGS, f"--user-data-dir={profile}", f"--window-size={WIDTH},900"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = Chrome(options, ChromeService("/usr/bin/chromedriver"))
+    browser = Chrome(options, ChromeService(find("chromedriver")))
     try:
         browser.get(page.absolute().as_uri())
         yield browser

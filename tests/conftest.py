@@ -24,6 +24,8 @@ from cold_backend.tokenizer import Tokenizer
 from tests.prompts import Prompt, real_prompts
 from tests.reference import Reference
 
+pytest_plugins = ("tests.groups",)
+
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT_S = 180
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import peft
 import torch
@@ -100,11 +101,10 @@ def lora(ops: Ops, rows: int, hidden: int, adapters: int, rank: int, device: tor
     )
 
 
-def _peft_layer(hidden: int, adapters: int, rank: int) -> nn.Module:
+def _peft_layer(hidden: int, adapters: int, rank: int) -> Any:
     model = nn.Sequential(nn.Linear(hidden, hidden, bias=False))
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=["0"], init_lora_weights=False)
     wrapped = peft.get_peft_model(model, config, adapter_name="adapter0")
     for adapter in range(1, adapters):
         wrapped.add_adapter(f"adapter{adapter}", config)
-    layer: nn.Module = wrapped.base_model.model[0]
-    return layer.eval().requires_grad_(False)
+    return wrapped.base_model.model[0].eval().requires_grad_(False)

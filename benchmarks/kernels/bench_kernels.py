@@ -12,13 +12,14 @@ from typing import Any
 
 import matplotlib as mpl
 import torch
-from arms import Arm, Case, contrast, lora
 
+# Run as a program, not as a module.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.circumstances import circumstances
+from benchmarks.kernels.arms import Arm, Case, contrast, lora
 from cold_kernels import load_ops
 from cold_kernels.device import choose_device
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from report import circumstances
 
 _WARM_UP_S = 0.3
 _MEASURE_S = 0.15
@@ -30,16 +31,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--quick", action="store_true", help="small shapes, to see that it runs")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = choose_device(arguments.device)
     ops = load_ops("auto", device)
+    vocabs, hiddens = ([1024], [64]) if arguments.quick else ([49152, 151936], [576, 1536, 4096])
+    rows_of = ([2], [8]) if arguments.quick else ([1, 8, 32], [8, 32])
     with torch.inference_mode():
         rows = [
             _measure(case, device, arguments.rounds)
             for case in (
-                *(contrast(ops, r, v, device) for v in (49152, 151936) for r in (1, 8, 32)),
-                *(lora(ops, r, h, 8, 16, device) for h in (576, 1536, 4096) for r in (8, 32)),
+                *(contrast(ops, r, v, device) for v in vocabs for r in rows_of[0]),
+                *(lora(ops, r, h, 8, 16, device) for h in hiddens for r in rows_of[1]),
             )
         ]
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -62,14 +66,10 @@ def _measure(case: Case, device: torch.device, rounds: int) -> dict[str, Any]:
         for name in times[0]
         if name not in ("ours", "layer")
     }
-    row = {
-        "case": case.title,
-        "us": {name: 1e6 * statistics.median(t[name] for t in times) for name in times[0]},
-        "ratio_to_ours": ratios,
-    }
+    us = {name: 1e6 * statistics.median(t[name] for t in times) for name in times[0]}
     figures = "  ".join(f"{name} {value:.2f}" for name, value in ratios.items())
-    print(f"{case.title:34} ours {row['us']['ours']:8.1f} us   times ours: {figures}", flush=True)
-    return row
+    print(f"{case.title:34} ours {us['ours']:8.1f} us   times ours: {figures}", flush=True)
+    return {"case": case.title, "us": us, "ratio_to_ours": ratios}
 
 
 def _without_layer(times: dict[str, float], name: str) -> float:
@@ -79,7 +79,7 @@ def _without_layer(times: dict[str, float], name: str) -> float:
 
 def _time(arm: Arm, device: torch.device, seconds: float) -> float:
     """Seconds of one call: the median of as many as fit."""
-    calls = []
+    calls: list[float] = []
     until = time.perf_counter() + seconds
     while time.perf_counter() < until or len(calls) < 3:
         began = time.perf_counter()

@@ -12,8 +12,7 @@ OUR_BYTES, OUR_OPS = 4, 18
 EAGER_BYTES, EAGER_OPS = 87, 23
 
 # A model of the 7-billion class: inputs and outputs of a layer's linear modules, and layers.
-LINEARS = ((4096, 4096), (4096, 4096), (4096, 4096), (4096, 4096))
-LINEARS += ((4096, 11008), (4096, 11008), (11008, 4096))
+LINEARS = 4 * ((4096, 4096),) + ((4096, 11008), (4096, 11008), (11008, 4096))
 LAYERS = 32
 # Of PEFT's mixed batch, per adapter and module: index_select, two products, scale, add, index_copy.
 PEFT_LAUNCHES = 6

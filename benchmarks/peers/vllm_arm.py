@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 # Read when vLLM is imported.
 os.environ |= {
@@ -24,10 +24,14 @@ os.environ |= {
     "VLLM_NO_USAGE_STATS": "1",
 }
 
-from measure import Generated
-from resident import answer_questions
-from vllm import LLM, SamplingParams
-from vllm.lora.request import LoRARequest
+try:
+    from vllm import LLM, SamplingParams
+    from vllm.lora.request import LoRARequest
+except ModuleNotFoundError as error:
+    sys.exit(f"error: no module {error.name!r}; `make bench` installs vLLM into .venv-peers")
+
+from benchmarks.measure import Generated
+from benchmarks.resident import answer_questions
 
 STREAMS = 16
 CONTEXT = 512

@@ -21,6 +21,7 @@ from cold_backend.config import (
     settings_from,
 )
 from cold_backend.errors import ConfigError
+from cold_backend.logs import hold_standard_files, say
 from cold_backend.server.process import Endpoints, ServerProcess
 from cold_backend.server.supervisor import Supervisor
 
@@ -50,13 +51,14 @@ Exit code: 0 after Ctrl-C, SIGTERM or SIGHUP, 1 if the server cannot start, 2 fo
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the server until Ctrl-C or SIGTERM; returns the exit code."""
+    hold_standard_files()
     arguments, extra = _split(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(arguments)
     try:
         settings, endpoints = _configure(options)
         return _serve(settings, endpoints, verbose=options.verbose, extra=extra)
     except ConfigError as error:
-        _say(f"cold-server: {error}")
+        say(f"cold-server: {error}")
         return 1
 
 
@@ -66,20 +68,20 @@ def _serve(settings: Settings, endpoints: Endpoints, *, verbose: bool, extra: Se
         return ServerProcess(usable, endpoints, verbose=verbose, extra=extra, restarts=restarts)
 
     def ready(seconds: float) -> None:
-        _say(
+        say(
             f"ready after {seconds:.0f} s on {endpoints.host}: HTTP {endpoints.http_port}, "
             f"gRPC {endpoints.grpc_port}, metrics {endpoints.metrics_port}; Ctrl-C stops"
         )
 
     def complain(what: str) -> None:
-        _say(f"cold-server: {what}")
+        say(f"cold-server: {what}")
 
     supervisor = Supervisor(start, ready, complain, settings.start_timeout_s)
     _stop_at_signals(supervisor, settings.drain_timeout_s)
     named = ", ".join(settings.adapter_names)
     folder = f"those in {settings.adapters_dir}" if settings.adapters_dir else ""
     adapters = ", ".join(filter(None, (named, folder))) or "none"
-    _say(f"loading {settings.base_model} with adapters: {adapters}")
+    say(f"loading {settings.base_model} with adapters: {adapters}")
     return 0 if supervisor.run() else 1
 
 
@@ -122,7 +124,7 @@ def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
     # Imported late: --help and a wrong option should not wait for torch.
     from cold_backend.adapter_defaults import read_defaults
     from cold_backend.adapters import check_fit, load_adapter
-    from cold_backend.checkpoint import context_limit, empty_model, load_config
+    from cold_backend.checkpoint import check_model, context_limit, load_config
     from cold_backend.loading import load_tokenizer, ops_for, take_device
 
     config = load_config(settings.base_model)
@@ -136,7 +138,7 @@ def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
     if settings.adapters_dir and not Path(settings.adapters_dir).is_dir():
         raise ConfigError(f"adapters_dir: {settings.adapters_dir} is not a directory")
     ops_for(settings, take_device(settings, 0))
-    model = empty_model(config)
+    model = check_model(settings.base_model, config)
     for name, path in settings.adapters.items():
         check_fit(load_adapter(name, path), model)
         read_defaults(Path(path))
@@ -161,7 +163,7 @@ def _without_broken_adapters(settings: Settings) -> Settings:
             check_fit(load_adapter(name, path), model)
             read_defaults(Path(path))
         except ConfigError as error:
-            _say(f"cold-server: restarting without adapter {name}: {error}")
+            say(f"cold-server: restarting without adapter {name}: {error}")
             del adapters[name]
     return dataclasses.replace(settings, adapters=adapters)
 
@@ -245,7 +247,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-prompt-bytes",
         type=int,
         metavar="N",
-        help="larger prompts are refused unread; default: 64 for each token of the context",
+        help="larger prompts are refused unread; default: 16 for each token of the context",
     )
     add("--max-queue", type=int, metavar="N", help="requests that may wait; default: 256")
     add("--max-wait-s", type=float, metavar="S", help="longest wait for a slot; default: 30")
@@ -279,11 +281,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--verbose", action="store_true", help="show tritonserver's own log")
     add("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

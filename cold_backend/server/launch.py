@@ -75,7 +75,7 @@ class Launch:
     fused: bool
 
     def start(self, lifeline: int) -> subprocess.Popen[bytes]:
-        """Starts it.
+        """Starts it, with what it prints in one unbuffered pipe.
 
         Args:
             lifeline: a pipe's end for reading, which nobody but this process writes to.
@@ -96,6 +96,9 @@ class Launch:
             ],
             env=self._threads() | SERVICE | os.environ | installation.environment | {"PATH": path},
             stdin=lifeline,
+            bufsize=0,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
         )
 

@@ -20,6 +20,7 @@ from cold_backend.pulse import read_pulse
 from cold_backend.server.endpoints import Endpoints as Endpoints
 from cold_backend.server.launch import EXIT_TIMEOUT_S, SHARED_MEMORY_BYTES, Launch
 from cold_backend.server.liveness import Liveness
+from cold_backend.server.output import Output
 from cold_backend.server.repository import write_repository
 from cold_backend.server.workspace import Workspace, check_shared_memory
 
@@ -86,6 +87,7 @@ class ServerProcess:
             settings.accept_timeout_s,
             settings.step_timeout_s,
         )
+        self._output = Output(self._process)
 
     def __enter__(self) -> ServerProcess:
         return self
@@ -184,6 +186,7 @@ class ServerProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._output.join()
         for pipe in (self._lifeline, self._watcher):
             if pipe >= 0:
                 os.close(pipe)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,17 +20,17 @@ from typing import Any
 
 import httpx
 
+from cold_backend.config import EXECUTIONS
 from deploy.grafana.dashboard import Query, panels
 from deploy.grafana.drawing import Series, draw
 from deploy.prometheus.local import configure
-from load_tests.run import METRICS, is_ready, locust_command, server_command
+from load_tests.run import METRICS, free_ports, is_ready, locust_command, server_command
 
 OUT = Path(__file__).parents[2] / "docs/pictures/dashboard.png"
-PROMETHEUS = "127.0.0.1:8109"
+PROMETHEUS = f"127.0.0.1:{free_ports(1)[0]}"
 SCRAPE_S = 5
-# An ensemble, because only it has something to show on every panel; few slots and little patience,
-# so that a small machine is overloaded for a while.
-ROOM = ("--execution", "ensemble", "--max-context", "512", "--max-sequences", "8")
+# Few slots and little patience, so that a small machine is overloaded for a while.
+ROOM = ("--max-context", "512", "--max-sequences", "8")
 PATIENCE = ("--max-wait-s", "4")
 
 
@@ -37,10 +38,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base-model", required=True, metavar="DIR")
     parser.add_argument("--adapter", action="append", required=True, metavar="NAME=DIR")
+    # Only an ensemble has something to show on every panel.
+    parser.add_argument("--execution", choices=EXECUTIONS, default="ensemble")
     parser.add_argument("--duration", default="3m", help="of the load")
+    parser.add_argument("--out", type=Path, default=OUT, metavar="PNG")
     options = parser.parse_args()
     load = ("--shape", "spike", "--levels", "5", "--duration", options.duration)
+    if not shutil.which("prometheus"):
+        parser.error("no program prometheus here; deploy/install-test-tools.sh installs it")
     command = [*server_command(options.base_model, options.adapter, "bfloat16"), *ROOM, *PATIENCE]
+    command += ["--execution", options.execution]
     with TemporaryDirectory() as folder, stopped_after(command) as server:
         if not is_ready(server):
             return 1
@@ -52,7 +59,7 @@ def main() -> int:
                 (panel, [one for query in panel.queries for one in ask(query, begun_s)])
                 for panel in panels()
             ]
-    draw("CoLD server", drawn, OUT)
+    draw("CoLD server", drawn, options.out)
     return 0
 
 

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hivm import Profile, profile
-from lowering import HERE, Linalg, LoweringError, to_hivm, to_linalg
+
+try:
+    from lowering import HERE, Linalg, LoweringError, to_hivm, to_linalg
+except ImportError as missing:
+    sys.exit(f"error: {missing}: not triton-ascend's environment; `make ascend-check` makes one")
 
 from cold_kernels.device import ASCEND_CHIPS, ascend_tuning
 from cold_kernels.triton_lang.cases import Case, cases

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -30,10 +28,9 @@ from cold_kernels.triton_lang import launch
 from cold_kernels.triton_lang.cases import Case
 from tests.kernels.conftest import Implementation
 
-_DEBIAN = Path(sys.prefix) / "debian/usr/lib"
 _ON_PATH = shutil.which("mlir-opt-19")
-_LLVM = Path(_ON_PATH).resolve().parents[1] if _ON_PATH else _DEBIAN / "llvm-19"
-_SYSTEM = _DEBIAN / f"{platform.machine()}-linux-gnu"
+_UNPACKED = Path(sys.prefix) / "debian/usr/lib/llvm-19"
+_LLVM = Path(_ON_PATH).resolve().parents[1] if _ON_PATH else _UNPACKED
 _PASSES = shlex.split("""
     --allow-unregistered-dialect --convert-elementwise-to-linalg
     --one-shot-bufferize=allow-return-allocs-from-loops=true --canonicalize
@@ -103,7 +100,6 @@ def _run(tool: str, *arguments: str, text: str) -> str:
         input=text,
         capture_output=True,
         text=True,
-        env=None if _ON_PATH else {**os.environ, "LD_LIBRARY_PATH": f"{_LLVM / 'lib'}:{_SYSTEM}"},
     )
     if result.returncode:
         raise RuntimeError(f"{tool}: {result.stderr[:800]}")
@@ -112,14 +108,11 @@ def _run(tool: str, *arguments: str, text: str) -> str:
 
 def pytest_configure() -> None:
     """Puts the twin in the launcher's place, for the whole run."""
-    # In the order in which they need each other.
-    if not _ON_PATH:
-        for library in (_SYSTEM / "libz3.so.4", _SYSTEM / "libLLVM.so.19.1"):
-            ctypes.CDLL(str(library))
     for name in ("libmlir_float16_utils.so.19.1", "libmlir_c_runner_utils.so.19.1"):
         ctypes.CDLL(str(_LLVM / "lib" / name), mode=ctypes.RTLD_GLOBAL)
-    launch.start = start
-    launch.tuning_of = lambda _: ascend_tuning(ASCEND_CHIPS["Ascend910B3"])
+    patch = pytest.MonkeyPatch()
+    patch.setattr(launch, "start", start)
+    patch.setattr(launch, "tuning_of", lambda _: ascend_tuning(ASCEND_CHIPS["Ascend910B3"]))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from tests.conftest import ROOT
-from tests.deploy.program import find
+from tests.groups import find
 
 HELM = ROOT / "deploy/helm"
 CHART = HELM / "cold-server"

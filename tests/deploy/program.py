@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from tests.groups import find
 
 START_TIMEOUT_S = 30
-
-
-def find(name: str) -> str:
-    """The program's path; the test fails if it is not installed."""
-    # Where Debian keeps daemons, which is not on everybody's PATH.
-    found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
-    if found is None:
-        pytest.fail(f"{name} is not installed; deploy/install-test-tools.sh does it")
-    return found
 
 
 def run(name: str, *arguments: str | Path, environment: Mapping[str, str] | None = None) -> str:

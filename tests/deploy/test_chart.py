@@ -18,6 +18,9 @@ from cold_backend.server.cli import _parser, _split
 from tests.deploy import chart
 from tests.deploy.chart import EXAMPLES, OFF, ON, container, one, pod, render
 from tests.deploy.program import run
+from tests.groups import needs
+
+pytestmark = needs("helm")
 
 # The oldest that Chart.yaml allows, and the newest that there is a schema of.
 KUBERNETES = ("1.27", "1.37")

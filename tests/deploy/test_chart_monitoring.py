@@ -12,6 +12,9 @@ from tests.deploy import chart
 from tests.deploy.chart import one, render
 from tests.deploy.program import run
 from tests.deploy.test_rules import PROMETHEUS
+from tests.groups import needs
+
+pytestmark = needs("helm")
 
 
 @pytest.mark.parametrize(("slots", "percent", "target"), [(16, 75, 12), (1, 50, 1), (10, 100, 10)])
@@ -30,6 +33,7 @@ def test_the_autoscaler_asks_for_gauges(slots: int, percent: int, target: int) -
     assert one(render("cpu"), "Deployment")["spec"]["replicas"] == 2
 
 
+@needs("promtool")
 def test_the_rules_are_prometheus_own(tmp_path: Path) -> None:
     found = [item for item in render("nvidia") if item["kind"] == "PrometheusRule"]
     for item in found:
@@ -53,6 +57,7 @@ def test_scraped_series_are_those_of_the_rules() -> None:
     assert 'job="cold"' in (PROMETHEUS / "alerts.yml").read_text(encoding="utf-8")
 
 
+@needs("promtool")
 @pytest.mark.parametrize("metric", ["cold_running_sequences", "cold_waiting_sequences"])
 def test_the_adapter_answers_for_each_pod(metric: str, tmp_path: Path) -> None:
     adapter = yaml.safe_load((chart.HELM / "prometheus-adapter.yaml").read_text(encoding="utf-8"))

@@ -18,9 +18,10 @@ import pytest
 from cold_client import Client, Request
 from tests.conftest import ROOT, START_TIMEOUT_S, free_ports
 from tests.deploy.chart import container, one, pod, render
-from tests.deploy.program import find, wait_for
+from tests.deploy.program import wait_for
+from tests.groups import find, needs
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, needs("helm", "bwrap")]
 
 # What an image has of this machine. All else of the file system is as the chart says.
 IMAGE = (Path("/usr"), Path(sys.base_prefix), Path(sys.prefix), ROOT)

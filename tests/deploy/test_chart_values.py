@@ -16,6 +16,9 @@ from cold_backend.errors import ConfigError
 from tests.conftest import ROOT
 from tests.deploy import chart
 from tests.deploy.chart import RefusedError, render
+from tests.groups import needs
+
+pytestmark = needs("helm")
 
 SCHEMA = json.loads((chart.CHART / "values.schema.json").read_text(encoding="utf-8"))
 SETTINGS: dict[str, dict[str, Any]] = SCHEMA["properties"]["settings"]["properties"]

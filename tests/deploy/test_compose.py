@@ -12,8 +12,11 @@ import yaml
 
 from cold_backend.config import Settings
 from tests.conftest import ROOT
-from tests.deploy.program import find, run
+from tests.deploy.program import run
 from tests.deploy.proxy import CONFIGURATION, environment
+from tests.groups import find, needs
+
+pytestmark = needs("docker-compose")
 
 COMPOSE = ROOT / "deploy/compose.yaml"
 GIVEN = {"COLD_MODELS": "/srv/models", "COLD_SECRETS": "/srv/secrets"}
@@ -74,6 +77,7 @@ def test_what_is_mounted_is_there(composed: dict[str, Any]) -> None:
         assert Path(file).is_file(), file
 
 
+@needs("haproxy")
 def test_the_proxy_accepts_its_environment(composed: dict[str, Any], tmp_path: Path) -> None:
     given = environment(tmp_path, {})
     settings = composed["services"]["proxy"]["environment"]

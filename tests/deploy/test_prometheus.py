@@ -15,8 +15,10 @@ from deploy.grafana.dashboard import panels
 from deploy.prometheus.local import configure
 from tests.conftest import Server, free_ports
 from tests.deploy.program import running, wait_for
+from tests.groups import needs
 
 pytestmark = [
+    needs("prometheus"),
     pytest.mark.server,
     pytest.mark.parametrize("server", ["fused", "ensemble"], indirect=True),
 ]

@@ -30,9 +30,11 @@ from tests.deploy.proxy import (
     proxy_before,
     running_sequences,
 )
+from tests.groups import needs
 from tests.server.test_lifecycle import LONG, answers_quickly, occupy
 
 pytestmark = [
+    needs("haproxy"),
     pytest.mark.server,
     pytest.mark.parametrize("server", ["fused"], indirect=True, scope="session"),
 ]

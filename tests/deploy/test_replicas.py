@@ -21,10 +21,11 @@ from cold_client import Client, ColdClientError, Request, ServerUnavailable
 from tests.conftest import free_ports
 from tests.deploy.program import wait_for
 from tests.deploy.proxy import Proxy, proxy_before, running_sequences
+from tests.groups import needs
 from tests.server.test_lifecycle import SHARED_MEMORY
 from tests.server.test_supervision import Running, cold_server
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, needs("haproxy")]
 
 SHORT = Request(text_input="Hello", decoding="base", max_tokens=1)
 LONG = Request(text_input="Once upon a time", decoding="base", ignore_eos=True, max_tokens=150)

@@ -11,6 +11,7 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.deploy.program import run
+from tests.groups import needs
 
 PROMETHEUS = ROOT / "deploy/prometheus"
 RULES = [PROMETHEUS / "recording.yml", PROMETHEUS / "alerts.yml"]
@@ -21,15 +22,18 @@ def alerts() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
+@needs("promtool")
 def test_the_configuration_is_valid() -> None:
     run("promtool", "check", "config", "--lint-fatal", PROMETHEUS / "prometheus.yml")
 
 
+@needs("promtool")
 @pytest.mark.parametrize("rules", RULES, ids=lambda path: path.stem)
 def test_rules_are_valid(rules: Path) -> None:
     run("promtool", "check", "rules", "--lint-fatal", rules)
 
 
+@needs("promtool")
 def test_rules_do_what_they_say() -> None:
     run("promtool", "test", "rules", PROMETHEUS / "tests.yml")
 

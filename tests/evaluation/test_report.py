@@ -16,6 +16,7 @@ from cold_eval.items import Item, Task
 from cold_eval.report import report_of
 from cold_eval.results import Result
 from tests.browser import check_page, opened, photograph
+from tests.groups import needs
 
 POINTS = grid([0.1, 0.3], [0.25, 0.5, 1.0])
 PIECES = ["She", " has", " 5", " <b>", "\n####", " 7"]
@@ -49,6 +50,7 @@ def results(task: Task, gains: dict[str, float]) -> list[Result]:
     return found
 
 
+@needs("chromium", "chromedriver")
 def test_the_report_shows_what_was_measured(tmp_path: Path) -> None:
     questions = (f"<i>Question</i> {n} & what it is about, " * 5 for n in range(120))
     items = tuple(Item(f"item{n}", text, "7") for n, text in enumerate(questions))

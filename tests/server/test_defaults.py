@@ -15,6 +15,7 @@ from cold_client.cli import main as cold
 from cold_eval.cli import main as cold_eval
 from cold_eval.results import read_results
 from tests.browser import check_page, opened, photograph
+from tests.groups import needs
 from tests.server.test_supervision import Running, cold_server
 
 pytestmark = pytest.mark.server
@@ -61,6 +62,7 @@ def test_the_adapter_says_how_it_is_decoded(
     assert "defaults of equations: decoding cold, alpha 0.05, beta 3.0" in capsys.readouterr().out
 
 
+@needs("chromium", "chromedriver")
 def test_a_comparison_as_a_page(
     running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cold_backend.adapter_defaults import AdapterDefaults, DefaultsCatalogue, read_defaults
+from cold_backend.adapter_catalogue import AdapterCatalogue
+from cold_backend.adapter_defaults import AdapterDefaults, read_defaults
 from cold_backend.config import Settings
 from cold_backend.errors import ConfigError, InvalidRequestError
 from cold_backend.request import RequestParser
@@ -49,13 +50,13 @@ def test_a_malformed_file_is_named_with_its_key(
     content: object, message: str, tmp_path: Path
 ) -> None:
     folder = write(tmp_path / "a", content)
-    with pytest.raises(ConfigError, match=f"a/cold.json: {message}"):
+    with pytest.raises(ConfigError, match=f"^adapter a: cold.json: {message}"):
         read_defaults(folder)
-    with pytest.raises(ConfigError, match=r"a/cold\.json"):
-        DefaultsCatalogue(Settings(base_model="m", adapters={"a": str(folder)}))
-    catalogue = DefaultsCatalogue(Settings(base_model="m", adapters_dir=str(tmp_path)))
-    with pytest.raises(InvalidRequestError, match=f"lora_name: .*a/cold.json: {message}"):
-        catalogue.find("a")
+    with pytest.raises(ConfigError, match=f"^adapter mine: cold.json: {message}"):
+        AdapterCatalogue(Settings(base_model="m", adapters={"mine": str(folder)}), None)
+    catalogue = AdapterCatalogue(Settings(base_model="m", adapters_dir=str(tmp_path)), None)
+    with pytest.raises(InvalidRequestError, match=f"lora_name: adapter a: cold.json: {message}"):
+        catalogue.read("a")
 
 
 def test_requests_override_field_by_field(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -65,16 +66,15 @@ def test_requests_override_field_by_field(tmp_path: Path, tokenizer: Tokenizer) 
     settings = Settings(
         base_model="m", adapters={"tuned": str(tuned)}, adapters_dir=str(folder), max_context=99
     )
-    parser = RequestParser(settings, tokenizer, DefaultsCatalogue(settings).find)
+    parser, catalogue = RequestParser(settings, tokenizer), AdapterCatalogue(settings, None)
 
     def parsed(**fields: object) -> tuple[Mode, float, float]:
         inputs = {"text_input": "Hello", **fields}
-        sampling = parser.parse({n: np.array([[v]]) for n, v in inputs.items()}).sampling
+        draft = parser.check({n: np.array([[v]]) for n, v in inputs.items()})
+        defaults = catalogue.reading(draft.lora_name).result().defaults
+        sampling = parser.complete(draft, defaults).sampling
         return sampling.mode, round(sampling.alpha, 6), round(sampling.beta, 6)
 
     assert parsed() == (Mode.EXPERT, 0.3, 0.25)
     assert parsed(decoding="cold") == (Mode.COLD, 0.3, 0.25)
     assert parsed(decoding="cold", beta=1.0) == (Mode.COLD, 0.3, 1.0)
-    assert parsed(lora_name="other") == (Mode.COLD, 0.1, 2.0)
-    write(folder / "other", {"alpha": 0.7})
-    assert parsed(lora_name="other") == (Mode.COLD, 0.7, 0.5)

@@ -1,136 +1,145 @@
-"""Adapters from a folder: which are found, and which the models hold."""
+"""Adapters from a folder: which are found, and when they are read."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from cold_backend.adapter_catalogue import AdapterCatalogue, ServedAdapter
-from cold_backend.adapter_loader import AdapterLoader
-from cold_backend.adapter_slots import AdapterSlots
-from cold_backend.checkpoint import empty_model, load_config
-from cold_backend.config import Settings
-from cold_backend.errors import ConfigError, InvalidRequestError, UnknownAdapterError
-from tests.families import make_adapter, make_model
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model("llama", tmp_path_factory.mktemp("base"))
+from cold_backend import adapter_catalogue, adapter_store
+from cold_backend.adapter_catalogue import ServedAdapter
+from cold_backend.adapter_store import AdapterStore
+from cold_backend.errors import (
+    AdapterUnreadableError,
+    InvalidRequestError,
+    UnknownAdapterError,
+)
+from tests.unit.adapter_folder import CONFIG, DEFAULTS, WEIGHTS, Folder
 
 
-@pytest.fixture
-def catalogue(base: Path, tmp_path: Path) -> AdapterCatalogue:
-    (tmp_path / "folder").mkdir()
-    make_adapter(base, tmp_path / "folder" / "math")
-    make_adapter(base, tmp_path / "outside")
-    settings = Settings(
-        base_model=str(base), adapters={"fixed": "p"}, adapters_dir=str(tmp_path / "folder")
-    )
-    loader = AdapterLoader(empty_model(load_config(str(base))), max_rank=8)
-    return AdapterCatalogue(settings, loader)
+def test_an_adapter_is_read_once_and_when_it_changes(folder: Folder) -> None:
+    assert folder.catalogue.known("math") is None
+    first = folder.find("math")
+    assert folder.find("math") == first
+    assert folder.loads == 1
 
-
-def test_an_adapter_is_read_once_and_when_it_changes(
-    catalogue: AdapterCatalogue, tmp_path: Path
-) -> None:
-    assert not catalogue.is_read("math")
-    first = catalogue.find("math")
-    assert catalogue.is_read("math")
-    assert catalogue.find("math") == first
-
-    weights = tmp_path / "folder/math/adapter_model.safetensors"
+    weights = folder.math / WEIGHTS
     os.utime(weights, ns=(1, 1))
-    assert not catalogue.is_read("math")
-    assert catalogue.find("math") != first
+    assert folder.find("math") != first
+    assert folder.loads == 2
 
     weights.write_bytes(b"broken")
-    with pytest.raises(InvalidRequestError, match=r"^lora_name: adapter math: "):
-        catalogue.find("math")
-    assert catalogue.is_read("math")
+    assert folder.problem().startswith("lora_name: adapter math: adapter_model.safetensors: ")
+    assert folder.problem()
+    assert folder.loads == 3
     weights.unlink()
-    with pytest.raises(InvalidRequestError, match=r"has no adapter_model\.safetensors"):
-        catalogue.find("math")
-    shutil.rmtree(tmp_path / "folder/math")
+    assert folder.problem() == "lora_name: adapter math: has no adapter_model.safetensors"
+    shutil.rmtree(folder.math)
     with pytest.raises(UnknownAdapterError, match="served are: fixed"):
-        catalogue.find("math")
+        folder.find("math")
 
 
-def test_what_is_there_from_the_start_is_not_looked_for(catalogue: AdapterCatalogue) -> None:
-    assert catalogue.find("fixed") == ServedAdapter("fixed")
-    assert catalogue.find("") == ServedAdapter("")
+def test_a_change_that_keeps_size_and_time_is_noticed(folder: Folder) -> None:
+    folder.find("math")
+    status = (folder.math / WEIGHTS).stat()
+    whole = bytearray((folder.math / WEIGHTS).read_bytes())
+    whole[-4] ^= 1
+    with (folder.math / WEIGHTS).open("r+b") as file:
+        file.write(whole)
+    os.utime(folder.math / WEIGHTS, ns=(status.st_atime_ns, status.st_mtime_ns))
+    folder.find("math")
+    assert folder.loads == 2
 
 
-@pytest.mark.parametrize("name", ["../outside", "..", ".", "/etc", "math/", "", "a\0b", "math\n"])
-def test_names_do_not_leave_the_folder(name: str, catalogue: AdapterCatalogue) -> None:
-    if not name:
-        assert not catalogue.find(name).path
-        return
-    with pytest.raises(UnknownAdapterError, match="served are: fixed, math"):
-        catalogue.find(name)
+def test_what_is_there_from_the_start_is_not_looked_for(folder: Folder) -> None:
+    shutil.rmtree(folder.path)
+    for name in ("fixed", ""):
+        assert folder.catalogue.known(name) == ServedAdapter(name)
+        assert folder.catalogue.read(name) == ServedAdapter(name)
 
 
-@pytest.mark.parametrize(
-    ("options", "problem"),
-    [
-        ({"r": 9}, "rank 9, max_lora_rank is 8"),
-        ({"target_modules": ["lm_head"]}, "changes lm_head, which only"),
-        ({"target_modules": ["embed_tokens"]}, "changes model.embed_tokens, which only"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # PEFT on tied or saved embeddings
-def test_what_there_is_no_room_for_is_refused(
-    options: dict[str, object], problem: str, base: Path, tmp_path: Path
+def test_what_was_just_looked_at_is_known(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter_catalogue, "FRESH_S", 60.0)
+    assert folder.catalogue.known("math") is None
+    served = folder.catalogue.read("math")
+    shutil.rmtree(folder.path)
+    assert folder.catalogue.known("math") is served
+
+
+@pytest.mark.parametrize("name", ["../outside", "..", ".", "/etc", "math/", "a\0b", "math\n"])
+def test_names_do_not_leave_the_folder(name: str, folder: Folder) -> None:
+    with pytest.raises(UnknownAdapterError, match=r"served are: fixed, math$"):
+        folder.find(name)
+
+
+def test_only_adapters_are_listed_and_each_once(folder: Folder, good: Path) -> None:
+    (folder.path / "notes").mkdir()
+    (folder.path / "README.md").write_text("x")
+    shutil.copytree(good, folder.path / "fixed")
+    shutil.copytree(good, folder.path / "not a name")
+    (folder.path / "linked").symlink_to(good)
+    with pytest.raises(UnknownAdapterError, match=r"served are: fixed, linked, math$"):
+        folder.find("other")
+    assert folder.problem("notes") == "lora_name: adapter notes: has no adapter_model.safetensors"
+    for number in range(30):
+        shutil.copytree(good, folder.path / f"n{number:02}")
+    time.sleep(1.1)  # the list is used for a second
+    with pytest.raises(UnknownAdapterError, match=r"fixed, linked, math, n00, .*, n17, …$"):
+        folder.find("other")
+
+
+def test_a_store_keeps_what_it_has_room_for(folder: Folder, good: Path) -> None:
+    stamps = {}
+    for name in ("a", "b"):
+        shutil.copytree(good, folder.path / name)
+        stamps[name] = folder.store.read(name, str(folder.path / name)).stamp
+    size = folder.loader.load("a", str(folder.path / "a")).bytes
+    small = AdapterStore(folder.loader, size)
+    for name in ("a", "b"):
+        small.read(name, str(folder.path / name))
+    loads = folder.loads
+    for name in ("b", "a"):
+        found = small.take(name, str(folder.path / name), stamps[name]).result(20)
+        assert found.name == name and found.stamp == stamps[name]
+    assert folder.loads == loads + 1
+    with pytest.raises(AdapterUnreadableError, match="changed before it was loaded"):
+        small.take("a", str(folder.path / "a"), (1,)).result(20)
+
+
+def test_a_broken_adapter_stays_broken_until_it_is_touched(folder: Folder) -> None:
+    config = folder.math / CONFIG
+    config.write_text("{")
+    with pytest.raises(InvalidRequestError, match="adapter math: adapter_config"):
+        folder.find("math")
+    assert folder.problem()
+    assert folder.loads == 1
+    assert adapter_store.READ_LIMIT_S == 30
+
+
+def test_defaults_are_read_with_their_adapter_and_once(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = make_adapter(base, tmp_path / "adapter", **options)
-    loader = AdapterLoader(empty_model(load_config(str(base))), max_rank=8)
-    with pytest.raises(ConfigError, match=problem):
-        loader.load("special", str(path))
+    (folder.math / DEFAULTS).write_text(json.dumps({"beta": 2, "tuning": "x" * 900_000}))
+    assert folder.find("math").defaults.beta == 2
+    opened: list[str] = []
+    good_open = os.open
 
+    def noted(path: Any, *arguments: Any, **options: Any) -> int:
+        opened.append(str(path))
+        return good_open(path, *arguments, **options)
 
-def served(name: str) -> ServedAdapter:
-    return ServedAdapter(name, f"/{name}", (1,))
-
-
-@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 2)), max_size=60))
-def test_adapters_in_use_keep_their_index(steps: list[tuple[str, int]]) -> None:
-    """At most three sequences run; what the models hold is what the indices stand for."""
-    slots = AdapterSlots(["fixed"], 3)
-    running: list[tuple[str, int]] = []
-    loaded: dict[int, str] = {}
-    for name, oldest in steps:
-        if len(running) == 3:
-            slots.give_back(running.pop(oldest)[1])
-        index = slots.take(served(name))
-        for change in slots.take_changes():
-            assert change.evicts == loaded.get(change.index, "")
-            assert change.index not in {used for _, used in running}
-            loaded[change.index] = change.name
-        running.append((name, index))
-        assert all(loaded[used] == wanted for wanted, used in running)
-        assert index > 0
-    assert len(slots) == 1 + len(loaded) <= 4
-
-
-def test_the_longest_unused_makes_way() -> None:
-    slots = AdapterSlots([], 2)
-    for name in "aba":
-        slots.give_back(slots.take(served(name)))
-    slots.take_changes()
-    assert slots.take(served("c")) == slots.take(served("c"))
-    (change,) = slots.take_changes()
-    assert (change.name, change.evicts) == ("c", "b")
-    slots.reload()
-    assert {change.name for change in slots.take_changes()} == {"a", "c"}
-
-
-def test_indices_of_the_fixed() -> None:
-    slots = AdapterSlots(["x", "y"], 0)
-    assert [slots.take(ServedAdapter(name)) for name in ("y", "x", "")] == [1, 0, -1]
-    slots.give_back(1)
-    assert not slots.take_changes()
+    monkeypatch.setattr(os, "open", noted)
+    assert folder.find("math").defaults.beta == 2
+    assert not [path for path in opened if path.startswith(str(folder.path))]
+    (folder.math / DEFAULTS).write_text('{"betta": 2}')
+    assert folder.problem() == (
+        "lora_name: adapter math: cold.json: 'betta': unknown key; "
+        "known are decoding, alpha, beta, tuning"
+    )
+    (folder.math / DEFAULTS).unlink()
+    assert folder.find("math").defaults.beta == 0.5

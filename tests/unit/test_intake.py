@@ -1,99 +1,329 @@
-"""A request's way to the queue: whatever happens there, it ends once."""
+"""A request's way to the queue: whatever happens there, it ends once, and others do not wait."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cold_backend.adapter_catalogue import AdapterCatalogue, ServedAdapter
+from cold_backend.adapter_defaults import AdapterDefaults
 from cold_backend.config import Settings
-from cold_backend.errors import ColdError, InvalidRequestError, ShuttingDownError
+from cold_backend.engine import Engine
+from cold_backend.errors import (
+    ColdError,
+    DeadlineError,
+    InvalidRequestError,
+    OverloadedError,
+    RequestCancelledError,
+    ShuttingDownError,
+)
 from cold_backend.intake import Intake
-from cold_backend.request import RequestParser
+from cold_backend.request import GenerationRequest, RequestParser
 from cold_backend.telemetry import Telemetry
 from cold_backend.tokenizer import Tokenizer
 from tests.unit.test_engine import CountingStep, Sink, new_engine, new_scheduler
 
-SETTINGS = Settings(base_model="m", adapters={"a": "p", "b": "p"}, max_context=512)
+SETTINGS = Settings(base_model="m", adapters={"a": "p", "b": "p"}, max_context=4096)
+QUEUE = 5
 
 
-class SlowCatalogue(AdapterCatalogue):
-    """Has to read `b`, which takes until `go` and then fails with `error`, if there is one."""
+class Catalogue(AdapterCatalogue):
+    """Has to read `b`, which takes until somebody says what came of it."""
 
     def __init__(self) -> None:
         super().__init__(SETTINGS, None)
+        self.read: Future[ServedAdapter] = Future()
+
+    def known(self, name: str) -> ServedAdapter | None:
+        return None if name == "b" else super().known(name)
+
+    def reading(self, name: str) -> Future[ServedAdapter]:
+        return self.read
+
+
+class SlowTokenizer:
+    """Takes until `go` for what begins with `slow`; notes what it was given.
+
+    Args:
+        tokenizer: does the work.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
         self.go = threading.Event()
-        self.error: Exception | None = None
+        self.given: list[str] = []
 
-    def is_read(self, name: str) -> bool:
-        return name != "b"
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
 
-    def find(self, name: str) -> ServedAdapter:
-        if name == "b":
+    def encode(self, text: str) -> list[int]:
+        self.given.append(text)
+        if text.startswith("slow"):
             assert self.go.wait(20)
-            if self.error:
-                raise self.error
-        return super().find(name)
+        return self._tokenizer.encode(text)
+
+
+class Reply(Sink):
+    """Is its own sink."""
+
+    request: GenerationRequest | None = None
+
+    def sink_for(self, request: GenerationRequest) -> Sink:
+        self.request = request
+        return self
 
 
 class Setup:
-    """An intake before a running engine."""
+    """An intake before an engine, which runs if it is told to."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.catalogue = SlowCatalogue()
-        self.engine = new_engine(CountingStep(), new_scheduler(2), 5)
+        self.catalogue = Catalogue()
+        self.tokenizer: Any = SlowTokenizer(tokenizer)
+        self.step = CountingStep()
+        self.engine: Engine = new_engine(self.step, new_scheduler(2), QUEUE)
         self.thread = threading.Thread(target=self.engine.run)
-        self.thread.start()
-        parser, telemetry = RequestParser(SETTINGS, tokenizer), Telemetry(SETTINGS)
-        self.intake = Intake(parser, self.catalogue, self.engine, tokenizer, telemetry)
-
-    def ask(self, adapter: str) -> Sink:
-        sink = Sink()
-        inputs = {"input_ids": np.arange(5, 10), "max_tokens": np.array([3])}
-        self.intake.take(
-            inputs | {"lora_name": np.array([adapter], object)}, lambda _: sink, "1", {}
+        parser = RequestParser(SETTINGS, self.tokenizer)
+        self.telemetry = Telemetry(SETTINGS)
+        self.intake = Intake(
+            parser, self.catalogue, self.engine, self.tokenizer, self.telemetry, max_wait_s=60
         )
-        return sink
+
+    def ask(self, text: str = "", *, age_s: float = 0, **fields: object) -> Reply:
+        reply = Reply()
+        inputs: dict[str, Any] = {"max_tokens": np.array([3])}
+        if text:
+            inputs["text_input"] = np.array([text.encode()], object)
+        for name, value in fields.items():
+            kind = object if isinstance(value, str) else None
+            inputs[name] = np.array([value], kind).reshape(-1)
+        self.intake.take(inputs, reply, "1", {}, time.monotonic() - age_s)
+        return reply
 
     def close(self) -> None:
-        self.catalogue.go.set()
+        self.tokenizer.go.set()
+        if not self.catalogue.read.done():
+            self.catalogue.read.set_result(ServedAdapter("b"))
         self.engine.close()
-        self.thread.join(20)
+        if self.thread.is_alive():
+            self.thread.join(20)
+        else:
+            self.engine.run()
         self.intake.close()
 
 
 @pytest.fixture
-def setup(tokenizer: Tokenizer) -> Iterator[Setup]:
+def stopped(tokenizer: Tokenizer) -> Iterator[Setup]:
     setup = Setup(tokenizer)
     yield setup
     setup.close()
 
 
+@pytest.fixture
+def setup(stopped: Setup) -> Setup:
+    stopped.thread.start()
+    return stopped
+
+
+def eventually(holds: Callable[[], object]) -> None:
+    give_up_s = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < give_up_s
+        time.sleep(0.005)
+
+
 def test_others_do_not_wait_for_what_is_read(setup: Setup) -> None:
-    slow = setup.ask("b")
-    assert setup.ask("a").done.wait(20)
+    slow = setup.ask("Hello", lora_name="b")
+    assert setup.ask("Hello", lora_name="a").done.wait(20)
     assert not slow.done.is_set()
-    setup.catalogue.go.set()
+    defaults = AdapterDefaults("greedy", 0.3, 0.25)
+    setup.catalogue.read.set_result(ServedAdapter("b", defaults=defaults))
     assert slow.done.wait(20)
     assert slow.tokens == [100, 101, 102]
+    assert slow.request
+    assert (slow.request.decoding, slow.request.sampling.beta) == ("greedy", 0.25)
 
 
 @pytest.mark.parametrize("error", [InvalidRequestError("lora_name", "no"), RuntimeError("secret")])
 def test_what_cannot_be_read_is_refused(error: Exception, setup: Setup) -> None:
-    setup.catalogue.error = error
-    setup.catalogue.go.set()
-    sink = setup.ask("b")
-    assert sink.done.wait(20)
-    assert isinstance(sink.error, ColdError)
-    assert "secret" not in str(sink.error)
+    setup.catalogue.read.set_exception(error)
+    reply = setup.ask("Hello", lora_name="b")
+    assert reply.done.wait(20)
+    assert isinstance(reply.error, ColdError)
+    assert "secret" not in str(reply.error)
 
 
-def test_what_is_read_while_the_server_stops_is_refused(setup: Setup) -> None:
-    slow = setup.ask("b")
+def test_small_prompts_do_not_wait_for_large_ones(setup: Setup) -> None:
+    large = [setup.ask("slow " + "x" * 20_000) for _ in range(3)]
+    small = [setup.ask("Hello") for _ in range(2)]
+    assert all(reply.done.wait(20) for reply in small)
+    setup.tokenizer.go.set()
+    assert all(reply.done.wait(20) for reply in large)
+    assert {reply.ends for reply in [*large, *small]} == {1}
+
+
+def test_smaller_prompts_are_tokenised_first_unless_they_came_much_later(setup: Setup) -> None:
+    first = setup.ask("slow")
+    eventually(lambda: setup.tokenizer.given)
+    replies = [
+        setup.ask("x" * 8000),
+        setup.ask("y" * 6000, age_s=20),
+        setup.ask("z"),
+    ]
+    setup.tokenizer.go.set()
+    assert all(reply.done.wait(20) for reply in [first, *replies])
+    assert [text[0] for text in setup.tokenizer.given] == ["s", "y", "z", "x"]
+
+
+def test_what_is_tokenised_counts_as_waiting(stopped: Setup) -> None:
+    replies = [stopped.ask("slow"), *(stopped.ask("Hello") for _ in range(QUEUE - 1))]
+    assert stopped.engine.load().waiting == QUEUE
+    with pytest.raises(OverloadedError, match="the queue is full: 5 requests are waiting"):
+        stopped.ask("Hello")
+    assert set(stopped.tokenizer.given) <= {"slow", "Hello"}
+    stopped.tokenizer.go.set()
+    stopped.thread.start()
+    assert all(reply.done.wait(20) for reply in replies)
+    assert stopped.engine.load().waiting == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"alpha": 2.0},
+        {"max_tokens": 0},
+        {"decoding": "x"},
+        {"text_input": "x" * 65_537},
+        {"deadline_s": -1.0},
+        {"stop_words": ""},
+        {"bad_words": "x" * 257},
+        {"beam_width": 40, "decoding": "beam"},
+        {"priority": 3},
+    ],
+    ids=str,
+)
+def test_bad_fields_are_refused_at_once(fields: dict[str, Any], setup: Setup) -> None:
+    """Whatever else the request would have to wait for."""
+    setup.ask("slow")
+    eventually(lambda: setup.tokenizer.given)
+    with pytest.raises(InvalidRequestError) as refused:
+        setup.ask(**{"text": "slow", "lora_name": "b"} | fields)
+    assert refused.value.field == next(iter(fields))
+    assert setup.engine.load().waiting == 1
+
+
+@pytest.mark.parametrize("where", ["tokenised", "behind it", "read"])
+def test_a_cancelled_request_ends_before_it_is_tokenised(where: str, setup: Setup) -> None:
+    waits = {"tokenised": {"text": "slow b"}, "behind it": {"text": "c"}}
+    setup.ask("slow")
+    eventually(lambda: setup.tokenizer.given)
+    reply = setup.ask(**waits.get(where, {"text": "d", "lora_name": "b"}))  # type: ignore[arg-type]
+    reply.cancelled = True
+    assert reply.done.wait(20)
+    assert isinstance(reply.error, RequestCancelledError)
     setup.close()
-    assert isinstance(slow.error, ShuttingDownError)
+    assert reply.ends == 1
+    assert setup.tokenizer.given == ["slow"]
+
+
+@pytest.mark.parametrize("lora_name", ["a", "b"])
+def test_deadlines_are_kept_where_requests_wait(lora_name: str, setup: Setup) -> None:
+    slow = setup.ask("slow")
+    eventually(lambda: setup.tokenizer.given)
+    late = setup.ask("Hello", lora_name=lora_name, deadline_s=1.0, age_s=0.8)
+    assert late.done.wait(20)
+    assert isinstance(late.error, DeadlineError)
+    assert not slow.done.is_set()
+    setup.tokenizer.go.set()
+    assert slow.done.wait(20)
+    assert "Hello" not in setup.tokenizer.given
+
+
+def test_who_waits_too_long_is_refused(setup: Setup) -> None:
+    late = setup.ask("Hello", lora_name="b", age_s=61)
+    assert late.done.wait(20)
+    assert isinstance(late.error, OverloadedError)
+
+
+def test_time_counts_from_arrival(setup: Setup) -> None:
+    reply = setup.ask("Hello", age_s=30)
+    assert reply.done.wait(20)
+    eventually(lambda: not setup.engine.load().running)
+    seen = setup.telemetry.metrics.take().observations
+    assert not seen, "the engine's telemetry has them"
+    seen = setup.engine._telemetry.metrics.take().observations
+    for family, values in seen.items():
+        if family.name in (
+            "cold_queue_seconds",
+            "cold_time_to_first_token_seconds",
+            "cold_request_seconds",
+        ):
+            assert values[0] >= 30, family.name
+    assert len(seen) == 4
+
+
+def test_a_long_prompt_is_known_by_a_part(setup: Setup) -> None:
+    reply = setup.ask("a b c d " * 6000)
+    assert reply.done.wait(20)
+    assert str(reply.error).startswith("text_input: at most 4095 tokens fit in the context, got m")
+    assert max(map(len, setup.tokenizer.given)) < 30_000
+
+
+def test_draining_ends_with_what_has_arrived(setup: Setup) -> None:
+    slow, read = setup.ask("slow"), setup.ask("Hello", lora_name="b")
+    setup.engine.drain()
     with pytest.raises(ShuttingDownError):
-        setup.ask("b")
+        setup.ask("Hello")
+    setup.tokenizer.go.set()
+    assert slow.done.wait(20)
+    assert setup.thread.is_alive()
+    setup.catalogue.read.set_result(ServedAdapter("b"))
+    assert read.done.wait(20)
+    setup.thread.join(20)
+    assert not setup.thread.is_alive()
+    assert slow.tokens == read.tokens == [100, 101, 102]
+
+
+def test_closing_ends_what_has_arrived(setup: Setup) -> None:
+    """At once, even if something hangs."""
+    replies = [setup.ask("slow"), setup.ask("Hello"), setup.ask("Hello", lora_name="b")]
+    setup.engine.close()
+    setup.thread.join(20)
+    closing = threading.Thread(target=setup.intake.close)
+    closing.start()
+    assert all(reply.done.wait(20) for reply in replies)
+    assert {type(reply.error) for reply in replies} == {ShuttingDownError}
+    setup.close()
+    closing.join(20)
+    assert {reply.ends for reply in replies} == {1}
+    with pytest.raises(ShuttingDownError):
+        setup.ask("Hello")
+
+
+def test_all_end_once_whatever_happens(setup: Setup) -> None:
+    """Many threads, cancellations at any time."""
+    replies: list[Reply] = []
+
+    def ask(number: int) -> None:
+        for turn in range(40):
+            try:
+                reply = setup.ask(f"Hello {number} {turn}" * (turn % 5 + 1))
+            except OverloadedError:
+                continue
+            replies.append(reply)
+            reply.cancelled = turn % 3 == 0
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert all(reply.done.wait(20) for reply in replies)
+    setup.close()
+    assert {reply.ends for reply in replies} == {1}
+    assert setup.engine.load().waiting == 0

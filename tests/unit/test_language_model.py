@@ -12,9 +12,17 @@ import transformers
 from peft import PeftModel
 
 from cold_backend.adapter_loader import AdapterLoader
-from cold_backend.adapters import check_fit, load_adapter
+from cold_backend.adapter_store import AdapterStore
+from cold_backend.adapters import check_fit, find_adapter_stamp, load_adapter
 from cold_backend.checkpoint import empty_model, load_config, load_model
-from cold_backend.contract import AdapterChange, Reads, Row, pack_changes
+from cold_backend.contract import (
+    AdapterChange,
+    AdapterReport,
+    Reads,
+    Row,
+    pack_changes,
+    unpack_reports,
+)
 from cold_backend.decoder import is_lean
 from cold_backend.language_model import LanguageModel
 from cold_backend.loading import network_of
@@ -41,8 +49,8 @@ def packed(
     model = load_model(str(path), config, dtype, CPU)
     adapters_of_model = AdapterSet(loaded, room, max_rank=6)
     network = network_of(model, adapters_of_model, load_ops(kernels, CPU), CONTEXT)
-    loader = AdapterLoader(empty_model(config), max_rank=6)
-    return LanguageModel(network, readers, slots=4, context=CONTEXT, loader=loader)
+    store = AdapterStore(AdapterLoader(empty_model(config), max_rank=6))
+    return LanguageModel(network, readers, slots=4, context=CONTEXT, store=store)
 
 
 def rows(*columns: dict[Row, int]) -> np.ndarray[Any, np.dtype[np.int32]]:
@@ -128,7 +136,7 @@ def test_expert_and_base_in_one_forward(family: str, kernels: str, tmp_path: Pat
     ("family", "kernels"), [("llama", "native"), ("llama", "reference"), ("gpt2", "native")]
 )
 def test_an_adapter_is_put_into_a_running_model(family: str, kernels: str, tmp_path: Path) -> None:
-    """Beside one that stays, in the place of another; one that breaks fails its own rows alone."""
+    """Beside one that stays, in the place of another; one that breaks is reported."""
     base = make_model(family, tmp_path / "base")
     paths = {
         name: make_adapter(base, tmp_path / name, seed=seed, r=seed)
@@ -141,21 +149,32 @@ def test_an_adapter_is_put_into_a_running_model(family: str, kernels: str, tmp_p
         places = ({Row.SLOT: i + 1, Row.LENGTH: 9, Row.ADAPTER: i} for i in (0, 2, -1))
         return model.forward(np.array(ids * 3), rows(*places))[0]
 
-    def load(name: str) -> None:
-        model.load_adapters(pack_changes([AdapterChange(2, name, str(paths[name]))]))
+    def load(name: str) -> AdapterReport:
+        path = str(paths[name])
+        change = AdapterChange(2, name, path, find_adapter_stamp(name, path))
+        packed_changes = pack_changes([change])
+        for _ in range(1000):
+            reports = unpack_reports(model.load_adapters(packed_changes, alone=True))
+            if reports:
+                (report,) = reports
+                return report
+            packed_changes = pack_changes([])
+        raise TimeoutError
 
     for name in ("first", "second"):
-        load(name)
+        assert not load(name).problem
         for row, adapter in enumerate((paths["fixed"], paths[name], None)):
             expected = reference(base, ids, adapter)[-1]
             torch.testing.assert_close(logits()[row], expected, atol=2e-4, rtol=1e-4)
     good = logits()
     (paths["second"] / "adapter_model.safetensors").write_bytes(b"broken")
-    load("second")
+    broken = load("second")
+    assert "adapter second: adapter_model.safetensors: the header is" in broken.problem
+    assert not broken.passing
     assert torch.equal(logits()[[0, 2]], good[[0, 2]])
-    assert logits()[1].isnan().all()
-    load("first")
+    assert not load("first").problem
     assert logits().isfinite().all()
+    assert (logits()[1] - good[1]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize(

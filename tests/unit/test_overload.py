@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cold_backend import metrics as m
-from cold_backend.admission import Admission
+from cold_backend.admission import Admission, Ahead, Line
 from cold_backend.config import Settings
 from cold_backend.errors import DeadlineError, OverloadedError
 from cold_backend.logs import JsonLines, TextLines
@@ -48,6 +48,45 @@ def served(queue: WaitingQueue, count: int, now_s: float, tokens: int = 10) -> l
     return taken
 
 
+def check(
+    admission: Admission,
+    ahead: int,
+    *,
+    tokens: int = 0,
+    prompt_tokens: int = 1,
+    max_tokens: int = 9,
+    deadline_s: float = math.inf,
+) -> None:
+    admission.check(
+        waiting=ahead,
+        ahead=Ahead(ahead, tokens),
+        prompt_tokens=prompt_tokens,
+        max_tokens=max_tokens,
+        left_s=deadline_s,
+        deadline_s=deadline_s,
+    )
+
+
+def learn(admission: Admission, token_s: float) -> None:
+    """Steps full of prompts; the first of them is a slow one that tells nothing."""
+    admission.fed(100, 9e9)
+    for _ in range(3):
+        admission.fed(100, 100 * token_s)
+
+
+class Clock:
+    """Stands for the module `time`."""
+
+    def __init__(self, now_s: float) -> None:
+        self.now_s = now_s
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def passes(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
 def waiting(queue: WaitingQueue, one: Sequence, accepted_s: float = 0) -> Sequence:
     one.accepted_s = accepted_s
     queue.put(one)
@@ -59,8 +98,9 @@ def test_priorities_and_age(parser: RequestParser, tokenizer: Tokenizer) -> None
     last, normal, first = (
         waiting(queue, sequence(parser, tokenizer, priority=p)) for p in (2, 1, 0)
     )
-    assert queue.ahead_of(0) == 1
-    assert queue.ahead_of(2) == 3
+    assert queue.order(1) == [first, normal, last]
+    others = [waiting(WaitingQueue(), sequence(parser, tokenizer, priority=p)) for p in (0, 1, 2)]
+    assert [len(queue.ahead_of(other, 1)) for other in others] == [1, 2, 3]
     assert served(queue, 3, now_s=1) == [first, normal, last]
 
     old = waiting(queue, sequence(parser, tokenizer, priority=2), accepted_s=0)
@@ -73,7 +113,11 @@ def test_adapters_share(parser: RequestParser, tokenizer: Tokenizer) -> None:
     queue = WaitingQueue()
     many = [waiting(queue, sequence(parser, tokenizer, lora_name="a")) for _ in range(10)]
     few = [waiting(queue, sequence(parser, tokenizer, lora_name="b")) for _ in range(2)]
-    order = served(queue, 12, now_s=1)
+    new = [waiting(WaitingQueue(), sequence(parser, tokenizer, lora_name=n)) for n in "ab"]
+    assert [len(queue.ahead_of(one, 1)) for one in new] == [12, 5]
+    foreseen = queue.order(1)
+    order = served(queue, 12, now_s=1, tokens=5)
+    assert order == foreseen
     assert order[:4] in ([many[0], few[0], many[1], few[1]], [many[0], few[0], few[1], many[1]])
     assert order[4:] == many[2:]
 
@@ -108,7 +152,7 @@ def test_what_cannot_be_served_in_time_is_refused(
     answer_s = 0.5 + 10 * token_s  # half of the 20 tokens
     slots = ahead + math.sqrt(ahead)
     try:
-        admission.check(waiting=ahead, ahead=ahead, max_tokens=20, deadline_s=deadline_s)
+        check(admission, ahead, max_tokens=20, deadline_s=deadline_s)
         assert slots * shortest <= 20.001
         assert not ahead or slots * shortest + answer_s <= deadline_s * 1.001
     except OverloadedError as error:
@@ -123,22 +167,109 @@ def test_idle_time_is_no_interval() -> None:
     admission.slot_released(1, waiting=False)
     admission.slot_released(1000, waiting=True)
     admission.slot_released(1001, waiting=True)
-    admission.check(waiting=16, ahead=16, max_tokens=9, deadline_s=math.inf)
+    check(admission, 16)
     with pytest.raises(
         OverloadedError, match=r"be 30\.0 s, more than 20 s; try again in about 10 s"
     ):
-        admission.check(waiting=25, ahead=25, max_tokens=9, deadline_s=math.inf)
+        check(admission, 25)
     with pytest.raises(OverloadedError, match=r"take 6\.0 s, more than deadline_s, 5 s; try"):
-        admission.check(waiting=4, ahead=4, max_tokens=9, deadline_s=5)
+        check(admission, 4, deadline_s=5)
 
 
 def test_what_need_not_wait_is_tried() -> None:
-    admission = Admission(max_queue=1, max_wait_s=20)
-    admission.check(waiting=0, ahead=1, max_tokens=10_000, deadline_s=0.001)
+    admission = Admission(max_queue=2, max_wait_s=20)
+    check(admission, 1, max_tokens=10_000, deadline_s=0.001)
     admission.answered(60, 60, 2, max_tokens=2)
-    admission.check(waiting=0, ahead=0, max_tokens=2, deadline_s=1)
+    learn(admission, token_s=10)
+    check(admission, 0, prompt_tokens=100, deadline_s=1)
     with pytest.raises(OverloadedError):
-        admission.check(waiting=0, ahead=1, max_tokens=2, deadline_s=1)
+        check(admission, 1, deadline_s=1)
+
+
+def test_prompts_that_must_be_fed_first_are_foreseen() -> None:
+    admission = Admission(max_queue=300, max_wait_s=20)
+    check(admission, 200, tokens=200_000)
+    learn(admission, token_s=0.01)
+    check(admission, 200, tokens=1999)
+    with pytest.raises(
+        OverloadedError, match=r"be 50\.0 s, more than 20 s; try again in about 30 s"
+    ):
+        check(admission, 5, tokens=5000)
+    with pytest.raises(OverloadedError, match=r"take 15\.0 s, more than deadline_s, 12 s"):
+        check(admission, 5, tokens=1000, prompt_tokens=500, deadline_s=12)
+
+
+def test_what_waits_is_given_up_only_when_it_is_certain() -> None:
+    admission = Admission(max_queue=300, max_wait_s=20)
+    ahead = Ahead(slots=25, prompt_tokens=1500)
+    never = math.inf
+    assert admission.hopeless(ahead, waited_s=0, left_s=never) is None
+    learn(admission, token_s=0.01)
+    assert admission.hopeless(ahead, waited_s=4, left_s=never) is None
+    assert admission.hopeless(ahead, waited_s=4, left_s=14)
+    assert admission.hopeless(ahead, waited_s=6, left_s=never)
+    for second in range(4):
+        assert admission.hopeless(ahead, waited_s=0, left_s=never) is None
+        admission.slot_released(1.25 * second, waiting=True)
+    error = admission.hopeless(ahead, waited_s=0, left_s=never)
+    assert str(error) == "the wait could be 25.0 s, more than 20 s; try again in about 5 s"
+
+
+@given(
+    running=st.lists(st.tuples(st.integers(1, 3), st.integers(0, 9)), max_size=5),
+    free=st.integers(0, 3),
+    waiting=st.lists(st.tuples(st.integers(1, 3), st.integers(0, 9)), max_size=9),
+)
+def test_those_ahead_end_in_order(
+    running: list[tuple[int, int]], free: int, waiting: list[tuple[int, int]]
+) -> None:
+    line = Line(free, running)
+    before = [*running]
+    for width, tokens in waiting:
+        if width > free + sum(w for w, _ in running):
+            continue  # wider than the server
+        ahead = line.ahead_of(width)
+        slots = width - free + sum(w for w, _ in before[len(running) :])
+        assert ahead.slots == max(0, slots)
+        ended = next(n for n in range(len(before) + 1) if sum(w for w, _ in before[:n]) >= slots)
+        assert ahead.prompt_tokens == sum(t for _, t in before[:ended])
+        line.join(width, tokens)
+        before.append((width, tokens))
+
+
+def test_a_burst_of_long_prompts_is_refused_once_the_rate_is_known(
+    parser: RequestParser, tokenizer: Tokenizer
+) -> None:
+    """Steps of 8 tokens take a second, prompts of 80 ten, and 35 s is what they may wait."""
+    step = CountingStep()
+    scheduler = new_scheduler(2)
+    engine = new_engine(step, scheduler, 50, max_wait_s=35)
+    prompts = {"input_ids": np.arange(5, 85), "max_tokens": np.array([1])}
+    burst = [Sequence(parser.parse(prompts), Sink(), tokenizer) for _ in range(20)]
+    begun_s = burst[0].accepted_s
+    clock = Clock(begun_s)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cold_backend.engine.time", clock)
+        patch.setattr("cold_backend.lobby.time", clock)
+        for one in burst:
+            one.accepted_s = begun_s
+            engine.submit(one)
+        step.before = lambda: clock.passes(1)
+        while clock.now_s < begun_s + 8:
+            engine.step()
+        refused = [one for one in burst if sink(one).error]
+        assert refused == burst[5:], "two run; the others get a slot after 10, 20, 30, 40 s"
+        assert all(isinstance(sink(one).error, OverloadedError) for one in refused)
+        later = [
+            Sequence(parser.parse(prompts), Sink(), tokenizer, accepted_s=clock.now_s)
+            for _ in range(2)
+        ]
+        engine.submit(later[0])
+        with pytest.raises(OverloadedError, match="the wait could be"):
+            engine.submit(later[1])
+        while scheduler.running or len(engine._waiting):
+            engine.step()
+    assert all(sink(one).tokens == [100] for one in [*burst[:5], later[0]])
 
 
 def test_deadlines_end_what_runs_and_what_waits(

@@ -13,7 +13,7 @@ class TritonPythonModel:
         return server_io.answer("adapter_lm", requests, self._forward)
 
     def _forward(self, inputs):
-        self._model.load_adapters(inputs["adapters"])
+        loads = self._model.load_adapters(inputs["adapters"], alone=not len(inputs["rows"]))
         self._model.copy_slots(inputs["copies"])
         (logits,) = self._model.forward(inputs["tokens"], inputs["rows"])
-        return {"expert_logits": logits.float().cpu().numpy()}
+        return {"expert_logits": logits.float().cpu().numpy(), "loads": loads}

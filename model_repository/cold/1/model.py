@@ -1,14 +1,15 @@
 """The request's whole life: accepts requests here, decodes them on the engine's thread."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from cold_backend import server_io
-from cold_backend.adapter_defaults import DefaultsCatalogue
+from cold_backend.adapter_catalogue import AdapterCatalogue
 from cold_backend.adapter_slots import AdapterSlots
 from cold_backend.admission import Admission
 from cold_backend.engine import Engine
 from cold_backend.intake import Intake
-from cold_backend.loading import is_fused, load_catalogue, load_fused, load_tokenizer
+from cold_backend.loading import is_fused, load_fused, load_store, load_tokenizer
 from cold_backend.outbox import Outbox
 from cold_backend.request import RequestParser
 from cold_backend.scheduler import Scheduler
@@ -25,16 +26,23 @@ class TritonPythonModel:
         # The thread that steps also loads: a second one that computes would have OpenMP threads of
         # its own, and the two sets, more than there are cores, would sleep at every barrier.
         thread = ThreadPoolExecutor(1, "engine")
-        execute = server_io.execute_step
+        execute, store = server_io.execute_step, load_store(settings)
         if is_fused(settings):
-            execute = thread.submit(load_fused, settings).result().execute
+            execute = thread.submit(load_fused, settings, store).result().execute
+        elif store:
+            execute = store.pace.beside(execute)
         self._outbox = Outbox()
         self._telemetry = Telemetry(settings, server_io.restarts(args))
         admission = Admission(settings.max_queue, settings.max_wait_s)
         self._engine = Engine(execute, scheduler, admission, self._telemetry)
-        parser = RequestParser(settings, tokenizer, DefaultsCatalogue(settings).find)
-        catalogue = load_catalogue(settings)
-        self._intake = Intake(parser, catalogue, self._engine, tokenizer, self._telemetry)
+        self._intake = Intake(
+            RequestParser(settings, tokenizer),
+            AdapterCatalogue(settings, store),
+            self._engine,
+            tokenizer,
+            self._telemetry,
+            settings.max_wait_s,
+        )
         self._pulse = server_io.pulse(args)
         self._running = thread.submit(self._run)
         self._publisher = server_io.Publisher(self._telemetry, self._engine.load)
@@ -43,10 +51,11 @@ class TritonPythonModel:
         server_io.started()
 
     def execute(self, requests):
+        now_s = time.monotonic()
         with self._pulse.accepting():
             for request in requests:
                 server_io.accept(
-                    request, self._intake, self._outbox, self._telemetry, self._tokenizer
+                    request, now_s, self._intake, self._outbox, self._telemetry, self._tokenizer
                 )
 
     def finalize(self):

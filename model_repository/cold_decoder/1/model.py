@@ -3,6 +3,7 @@
 import torch
 
 from cold_backend import server_io
+from cold_backend.contract import DECIDED
 from cold_backend.decoding import decode
 from cold_backend.loading import ops_for, take_device
 
@@ -23,4 +24,4 @@ class TritonPythonModel:
             for name in ("expert_logits", "base_logits")
         )
         result = decode(self._ops, server_io.read_step(inputs), expert, base)
-        return {name: getattr(result, name) for name in type(result).__slots__}
+        return {name: getattr(result, name) for name in DECIDED}

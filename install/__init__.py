@@ -1,0 +1,1 @@
+"""What the Makefile and the images install, and whether PyPI has it."""

@@ -1,0 +1,66 @@
+"""Benchmarks in their quickest form. What they measure then means nothing; that they run does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.programs.conftest import Start
+
+
+@pytest.mark.server
+def test_bench_server(start: Start, small_model: Path, tmp_path: Path) -> None:
+    """With its arms, in_process.py and naive.py; vLLM's need vLLM."""
+    shared = ("--base-model", small_model, "--cache", tmp_path, "--out", tmp_path)
+    printed = start(
+        *("benchmarks/bench_server.py", *shared),
+        *("--quick", "--threads", 2, "--dtype", "float32"),
+    )
+    found = json.loads((tmp_path / "bench_server_float32.json").read_text())
+    assert {row["arm"] for row in found["rows"]} >= {"server_cold", "in_process_cold"}
+    # In float32 all of them, whatever the machine.
+    assert set(found["rounds_with_equal_tokens"].values()) == {1}, printed
+    assert (tmp_path / "bench_server_float32.png").stat().st_size > 10_000
+    refused = start("benchmarks/bench_server.py", *shared, "--peers", tmp_path, code=2)
+    assert "no bin/python in" in refused and "make bench" in refused
+
+
+def test_step_time(start: Start, small_model: Path, tmp_path: Path) -> None:
+    shared = ("--base-model", small_model, "--cache", tmp_path, "--out", tmp_path)
+    start("benchmarks/step_time.py", *shared, "--quick")
+    found = json.loads((tmp_path / "step_time.json").read_text())
+    assert found["streams"].keys() == {"1", "2"}
+    assert all(ms >= 0 for ms in found["streams"]["1"].values())
+    assert (tmp_path / "step_time.png").stat().st_size > 10_000
+
+
+def test_bench_kernels(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    start("benchmarks/kernels/bench_kernels.py", "--out", tmp_path, "--quick", "--rounds", 1)
+    found = json.loads((tmp_path / "kernels_cpu.json").read_text())
+    assert [row["case"].split()[0] for row in found["rows"]] == ["contrast_select", "lora_apply"]
+    assert {"ours", "eager", "torch.compile"} <= found["rows"][0]["us"].keys()
+    assert (tmp_path / "kernels_cpu.png").stat().st_size > 10_000
+
+
+def test_roofline(start: Start) -> None:
+    """The tables of docs/kernels.md."""
+    printed = start("benchmarks/kernels/roofline.py")
+    document = (Path(__file__).parents[2] / "docs/kernels.md").read_text()
+    for line in printed.splitlines():
+        assert line in document
+
+
+@pytest.mark.parametrize("arguments", [(), ("model", "float32")])
+def test_vllm_arm_without_vllm(start: Start, arguments: tuple[str, ...]) -> None:
+    printed = start("benchmarks/peers/vllm_arm.py", *arguments, code=1)
+    assert printed == "error: no module 'vllm'; `make bench` installs vLLM into .venv-peers\n"
+
+
+def test_ascend_check_without_the_compilers(start: Start, tmp_path: Path) -> None:
+    """CI runs `make ascend-check` itself."""
+    printed = start("kernels/ascend/check.py", "--report", tmp_path / "report.md", code=1)
+    assert len(printed.splitlines()) == 1 and "make ascend-check" in printed

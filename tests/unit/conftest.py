@@ -1,0 +1,27 @@
+"""A folder of adapters for a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cold_backend import adapter_catalogue
+from tests.families import make_adapter, make_model
+from tests.unit.adapter_folder import Folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model("llama", tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def good(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_adapter(base, tmp_path_factory.mktemp("adapters") / "good")
+
+
+@pytest.fixture
+def folder(base: Path, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    monkeypatch.setattr(adapter_catalogue, "FRESH_S", 0.0)
+    return Folder(base, good, tmp_path)
