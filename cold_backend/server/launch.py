@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cold_backend.config import Settings
+from cold_backend.logs import say
 from cold_backend.server.endpoints import Endpoints
 from cold_backend.server.installation import find_tritonserver
 from cold_backend.server.tracing import SERVICE, trace_options
@@ -86,6 +87,10 @@ class Launch:
         installation = find_tritonserver(self.workspace.path)
         # The model processes take the first python3 on the PATH: this one.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        if not _guard():
+            say(
+                "kernels/guard is not built: some requests can end the server, see docs/protocol.md"
+            )
         own = (str(self.workspace.path), self.workspace.shared_memory_prefix, _guard(), _stack_kb())
         # A session of its own: Ctrl-C in a terminal reaches this process alone, which then ends
         # the streams before it stops tritonserver.
