@@ -55,7 +55,7 @@ test: setup test-tools
 
 # What needs neither server nor model.
 test-fast: .venv/.installed
-	$(PYTEST) -m fast
+	$(PYTEST) -m fast tests/unit tests/kernels tests/load tests/evaluation
 
 # The programs that tests start. Where they may not be installed, those tests are left out.
 test-tools: setup

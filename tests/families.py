@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
 from torch import nn
 
 VOCAB = 151
@@ -97,6 +96,8 @@ def make_model(
 
 def make_adapter(base: Path, path: Path, *, seed: int = 1, **options: Any) -> Path:
     """Writes a random adapter with B != 0."""
+    from peft import LoraConfig, get_peft_model  # seconds, which only those wait for who need it
+
     torch.manual_seed(seed)
     model: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(
         base, trust_remote_code=False

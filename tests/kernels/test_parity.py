@@ -107,6 +107,7 @@ def test_contrast_select_with_extreme_settings(
     check_selection(select(implementation, case), case, margin=TIE_MARGIN * (1 + beta))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     rows=st.integers(1, 5),
@@ -182,7 +183,13 @@ def check_lora(implementation: Implementation, case: Lora) -> None:
 
 @BY_DTYPE
 @pytest.mark.parametrize(
-    "ranks", [(1,), (8,), (64,), (128,), (200,), (1, 8, 64, 128), (16, 0, 3)], ids=str
+    "ranks",
+    [
+        *((1,), (8,), (64,), (128,)),
+        pytest.param((200,), marks=pytest.mark.slow),
+        *((1, 8, 64, 128), (16, 0, 3)),
+    ],
+    ids=str,
 )
 def test_lora_apply(
     implementation: Implementation, dtype: torch.dtype, ranks: tuple[int, ...]
@@ -199,6 +206,7 @@ def test_lora_apply_without_adapters_changes_nothing(implementation: Implementat
     check_lora(implementation, case)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     tokens=st.integers(1, 20),

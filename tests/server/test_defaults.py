@@ -32,7 +32,7 @@ def running(
     fixed = copy(adapter, root / "fixed", {"alpha": 0.05, "beta": 3})
     copy(adapter, folder / "greedy", {"decoding": "greedy", "tuning": {"items": []}})
     copy(adapter, folder / "broken", {"betta": 3})
-    with cold_server(base_model, fixed, "--adapters-dir", str(folder)) as server:
+    with cold_server(base_model, fixed, "--adapters-dir", str(folder), "--threads", "2") as server:
         yield server
 
 
