@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
-from torch import nn
 
 VOCAB = 151
 _SIZES = {
@@ -57,10 +56,10 @@ def make_model(family: str, path: Path, seed: int = 0) -> Path:
 def make_adapter(base: Path, path: Path, *, seed: int = 1, **options: Any) -> Path:
     """Writes a random adapter with B != 0."""
     torch.manual_seed(seed)
-    model: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(base)
-    family = model.config.model_type  # type: ignore[union-attr]
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(base)
+    family = model.config.model_type
     options = {"target_modules": "all-linear", "r": 4} | LORA_OPTIONS.get(family, {}) | options
-    tuned = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))  # type: ignore[arg-type]
+    tuned = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
     with torch.no_grad():
         for name, weight in tuned.named_parameters():
             if "lora_" in name:

@@ -105,7 +105,8 @@ class Reference:
     @torch.inference_mode()
     def _decode(self, ids: tuple[int, ...], decoding: Decoding, count: int) -> list[int]:
         expert_cache = base_cache = None
-        feed, output = torch.tensor([ids]), []
+        feed = torch.tensor([ids])
+        output: list[int] = []
         while len(output) < count:
             if decoding.name != "base":
                 out = self._model(feed, past_key_values=expert_cache, use_cache=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -85,7 +86,7 @@ def test_names_do_not_leave_the_folder(name: str, catalogue: AdapterCatalogue) -
 )
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")  # PEFT on tied or saved embeddings
 def test_what_there_is_no_room_for_is_refused(
-    options: dict[str, object], problem: str, base: Path, tmp_path: Path
+    options: dict[str, Any], problem: str, base: Path, tmp_path: Path
 ) -> None:
     path = make_adapter(base, tmp_path / "adapter", **options)
     loader = AdapterLoader(empty_model(load_config(str(base))), max_rank=8)
