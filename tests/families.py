@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
 
 VOCAB = 151
 _SIZES = {
@@ -99,12 +98,10 @@ def make_adapter(base: Path, path: Path, *, seed: int = 1, **options: Any) -> Pa
     from peft import LoraConfig, get_peft_model  # seconds, which only those wait for who need it
 
     torch.manual_seed(seed)
-    model: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(
-        base, trust_remote_code=False
-    )
-    family = model.config.model_type  # type: ignore[union-attr]
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(base, trust_remote_code=False)
+    family = model.config.model_type
     options = {"target_modules": "all-linear", "r": 4} | LORA_OPTIONS.get(family, {}) | options
-    tuned = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))  # type: ignore[arg-type]
+    tuned = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
     with torch.no_grad():
         for name, weight in tuned.named_parameters():
             if "lora_" in name:

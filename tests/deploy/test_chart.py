@@ -15,6 +15,7 @@ from cold_backend import __version__
 from cold_backend.config import Settings, settings_from
 from cold_backend.server import process
 from cold_backend.server.cli import _parser, _split
+from tests.conftest import ROOT
 from tests.deploy import chart
 from tests.deploy.chart import EXAMPLES, OFF, ON, container, one, pod, render
 from tests.deploy.program import run
@@ -233,7 +234,7 @@ def test_pods_have_no_rights(example: str) -> None:
     assert specification["securityContext"]["runAsNonRoot"] is True
     dockerfile = "Dockerfile.ascend" if example == "ascend" else "Dockerfile"
     user = f"USER {specification['securityContext']['runAsUser']}\n"
-    assert user in (chart.ROOT / dockerfile).read_text(encoding="utf-8")
+    assert user in (ROOT / dockerfile).read_text(encoding="utf-8")
     (server,) = specification["containers"]
     assert server["securityContext"] == {
         "allowPrivilegeEscalation": False,

@@ -41,7 +41,7 @@ def keys_of(case: Contrast) -> Tensor:
 
 def select(implementation: Implementation, case: Contrast) -> Selection:
     on = implementation.device
-    settings = {k: None if v is None else v.to(on) for k, v in case.settings.items()}
+    settings = case.settings_on(on)
     found = implementation.ops.contrast_select(case.expert.to(on), case.base.to(on), **settings)
     return Selection(*(tensor.cpu() for tensor in found))
 
@@ -248,7 +248,7 @@ def test_head_gather(
         hidden = torch.randn(rows, width, generator=generator).to(dtype)
         head = (torch.randn(vocab, width, generator=generator) / width**0.5 * 4).to(dtype)
         on = implementation.device
-        given = {k: None if v is None else v.to(on) for k, v in case.settings.items()}
+        given = case.settings_on(on)
         found = implementation.ops.head_gather(
             case.expert.to(on), hidden.to(on), head.to(on), **given
         )
@@ -267,7 +267,7 @@ def test_head_gather(
 def test_head_gather_leaves_base_rows_out(implementation: Implementation) -> None:
     case = contrast(3, 100, torch.float32)
     on = implementation.device
-    given = {k: None if v is None else v.to(on) for k, v in case.settings.items()}
+    given = case.settings_on(on)
     found = implementation.ops.head_gather(
         case.expert.to(on), torch.ones(3, 8, device=on), torch.ones(100, 8, device=on), **given
     )
