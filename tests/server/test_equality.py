@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -118,7 +119,7 @@ def test_a_continuation_has_the_log_probabilities_of_the_reference(
 
 @pytest.mark.parametrize("change", [{"beta": 0.0}, {"alpha": 1.0}], ids=str)
 def test_no_contrast_is_plain_greedy(
-    change: dict[str, float], server: Server, prompts: list[Prompt], reference: Reference
+    change: dict[str, Any], server: Server, prompts: list[Prompt], reference: Reference
 ) -> None:
     greedy = Decoding("greedy")
     with Client(server.grpc) as client:

@@ -34,7 +34,11 @@ def load(path: Path) -> torch.nn.Module:
 
 def both_refuse(path: Path, text: str) -> None:
     """The command, which reads no values, and the model's process, which might be started alone."""
-    for way in (lambda: check_model(str(path), load_config(str(path))), lambda: load(path)):
+    ways: list[Callable[[], object]] = [
+        lambda: check_model(str(path), load_config(str(path))),
+        lambda: load(path),
+    ]
+    for way in ways:
         with pytest.raises(ConfigError) as caught:
             way()
         assert text in str(caught.value)

@@ -120,7 +120,7 @@ SERVED = {
 @pytest.mark.parametrize("family", SERVED)
 def test_tokens_of_models_that_were_answered_wrongly(family: str, tmp_path: Path) -> None:
     options, ids, expected = SERVED[family]
-    sizes = {"vocab_size": 49152, "max_position_embeddings": 256, "pad_token_id": 2}
+    sizes: dict[str, Any] = {"vocab_size": 49152, "max_position_embeddings": 256, "pad_token_id": 2}
     path = make_model(family, tmp_path, deviation=0.3, **(sizes | options))
     assert greedy(load(path), [*ids], len(expected)) == expected
 

@@ -285,7 +285,11 @@ OTHERS = {
 )
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")  # PEFT on tied or saved embeddings
 def test_adapters_of_every_form_side_by_side(family: str, kind: str, tmp_path: Path) -> None:
-    scaled = {"embedding_multiplier": 3.0, "logits_scaling": 0.5, "logit_scale": 0.25}
+    scaled: dict[str, Any] = {
+        "embedding_multiplier": 3.0,
+        "logits_scaling": 0.5,
+        "logit_scale": 0.25,
+    }
     base = make_model(family, tmp_path / "base", **scaled)
     plain = make_adapter(base, tmp_path / "plain", r=3)
     options = {"target_modules": ["wte", "wpe"]} if kind == "gpt2" else ADAPTER_KINDS[kind]
