@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import fmean, median
 
 from cold_backend.errors import OverloadedError
 
 _SMOOTHING = 0.1  # weight of the newest value
-_KNOWN = 3  # values before anything that waits is given up because of them
+_INTERVALS = 16  # the newest ones, of which the mean is taken
+_STEPS = 9  # likewise, the median: some are slow because something is compiled
+# Values before anything that waits is given up because of them.
+_KNOWN_INTERVALS = 8
+_KNOWN_STEPS = 3
 
 
 class _Average:
@@ -17,11 +23,9 @@ class _Average:
 
     def __init__(self) -> None:
         self.value = 0.0
-        self.values = 0
 
     def add(self, value: float) -> None:
-        self.value += (value - self.value) * (_SMOOTHING if self.values else 1)
-        self.values += 1
+        self.value += (value - self.value) * (_SMOOTHING if self.value else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +90,8 @@ class Admission:
         self.max_wait_s = max_wait_s
         self._max_queue = max_queue
         self._released_s: float | None = None
-        self._interval_s = _Average()
-        self._fed_s = _Average()  # for a token of a prompt
+        self._intervals_s: deque[float] = deque(maxlen=_INTERVALS)
+        self._fed_s: deque[float] = deque(maxlen=_STEPS)  # for a token of a prompt
         self._warm = False
         self._prefill_s = _Average()
         self._token_s = _Average()
@@ -116,7 +120,7 @@ class Admission:
         Raises:
             OverloadedError: the queue is full, the wait would be too long, or the answer too late.
         """
-        interval_s = self._interval_s.value
+        interval_s = self._interval_s()
         if waiting >= self._max_queue:
             raise OverloadedError(
                 f"the queue is full: {waiting} requests are waiting", waiting * interval_s
@@ -142,9 +146,9 @@ class Admission:
         It was let in, so only what is certain counts: half the others may be done sooner.
         """
         wait_s = self._feeding_s(ahead.prompt_tokens)
-        if self._interval_s.values >= _KNOWN:
+        if len(self._intervals_s) >= _KNOWN_INTERVALS:
             spread = math.sqrt(ahead.slots)
-            wait_s = max(wait_s, (ahead.slots - spread) * self._interval_s.value)
+            wait_s = max(wait_s, (ahead.slots - spread) * self._interval_s())
         if waited_s + wait_s > self.max_wait_s:
             return self._too_long(waited_s + wait_s)
         if wait_s > left_s:
@@ -156,19 +160,19 @@ class Admission:
     def waited_too_long(self, waiting: int) -> OverloadedError:
         """The error for a sequence that has waited `max_wait_s`, one of `waiting`."""
         return OverloadedError(
-            f"no slot became free within {self.max_wait_s:g} s", waiting * self._interval_s.value
+            f"no slot became free within {self.max_wait_s:g} s", waiting * self._interval_s()
         )
 
     def slot_released(self, now_s: float, *, waiting: bool) -> None:
         """Learns from a slot that became free; `waiting` says whether a sequence waited for it."""
         if self._released_s is not None:
-            self._interval_s.add(now_s - self._released_s)
+            self._intervals_s.append(now_s - self._released_s)
         self._released_s = now_s if waiting else None
 
     def fed(self, prompt_tokens: int, seconds: float) -> None:
         """Learns from a step that was full of prompts. The first one also has to warm up."""
         if self._warm:
-            self._fed_s.add(seconds / prompt_tokens)
+            self._fed_s.append(seconds / prompt_tokens)
         self._warm = True
 
     def answered(self, prefill_s: float, decode_s: float, tokens: int, max_tokens: int) -> None:
@@ -185,7 +189,10 @@ class Admission:
             self._token_s.add(decode_s / (tokens - 1))
 
     def _feeding_s(self, prompt_tokens: int) -> float:
-        return prompt_tokens * self._fed_s.value if self._fed_s.values >= _KNOWN else 0.0
+        return prompt_tokens * median(self._fed_s) if len(self._fed_s) >= _KNOWN_STEPS else 0.0
+
+    def _interval_s(self) -> float:
+        return fmean(self._intervals_s) if self._intervals_s else 0.0
 
     def _too_long(self, wait_s: float) -> OverloadedError:
         return OverloadedError(

@@ -40,11 +40,13 @@ def parser(tokenizer: Tokenizer) -> RequestParser:
 
 
 def served(queue: WaitingQueue, count: int, now_s: float, tokens: int = 10) -> list[Sequence]:
-    taken = []
+    taken: list[Sequence] = []
     for _ in range(count):
-        taken.append(queue.next(now_s))
-        queue.take(taken[-1])
-        queue.charge(taken[-1].request.adapter, tokens)
+        found = queue.next(now_s)
+        assert found
+        taken.append(found)
+        queue.take(found)
+        queue.charge(found.request.adapter, tokens)
     return taken
 
 
@@ -208,9 +210,9 @@ def test_what_waits_is_given_up_only_when_it_is_certain() -> None:
     assert admission.hopeless(ahead, waited_s=4, left_s=never) is None
     assert admission.hopeless(ahead, waited_s=4, left_s=14)
     assert admission.hopeless(ahead, waited_s=6, left_s=never)
-    for second in range(4):
+    for number in range(9):
         assert admission.hopeless(ahead, waited_s=0, left_s=never) is None
-        admission.slot_released(1.25 * second, waiting=True)
+        admission.slot_released(1.25 * number, waiting=True)
     error = admission.hopeless(ahead, waited_s=0, left_s=never)
     assert str(error) == "the wait could be 25.0 s, more than 20 s; try again in about 5 s"
 

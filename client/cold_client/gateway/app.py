@@ -22,19 +22,18 @@ from .._types import Result
 from .answers import Answer, ChatAnswer, CompletionAnswer
 from .bodies import Body, ChatBody, CompletionBody
 from .catalogue import Catalogue
-from .connection import read_body, while_connected
-from .errors import ApiError, from_client, from_http, from_validation
+from .connection import Bodies, BodyTimeout, while_connected
+from .errors import ApiError, from_client, from_http, from_timeout, from_validation
 from .events import EventStream
-
-MAX_BODY_BYTES = 16 << 20  # unless told otherwise
+from .limits import DEFAULT_LIMITS, Limits
 
 
 class Gateway:
     """The endpoints. Errors are raised, and turned into responses by the handlers below."""
 
-    def __init__(self, client: AsyncClient, max_body_bytes: int) -> None:
+    def __init__(self, client: AsyncClient, limits: Limits) -> None:
         self._client = client
-        self._max_body_bytes = max_body_bytes
+        self._bodies = Bodies(limits)
         self._catalogue = Catalogue(client)
 
     async def chat_completions(self, request: Request) -> Response:
@@ -62,7 +61,10 @@ class Gateway:
         return JSONResponse({"status": "ok"})
 
     async def _answer(self, request: Request, body: type[Body], answer: type[Answer]) -> Response:
-        asked = body.model_validate_json(await read_body(request, self._max_body_bytes))
+        async with self._bodies.receive(request) as received:
+            return await self._respond(request, body.model_validate_json(received), answer)
+
+    async def _respond(self, request: Request, asked: Body, answer: type[Answer]) -> Response:
         served = await self._catalogue.find(asked.model)
         requests = asked.requests(served)
         written = answer(served.id, include_usage=asked.include_usage)
@@ -84,9 +86,9 @@ class Gateway:
         return [task.result() for task in tasks]
 
 
-def create_app(client: AsyncClient, *, max_body_bytes: int = MAX_BODY_BYTES) -> Starlette:
+def create_app(client: AsyncClient, limits: Limits = DEFAULT_LIMITS) -> Starlette:
     """The application; it owns the client and closes it when it stops."""
-    gateway = Gateway(client, max_body_bytes)
+    gateway = Gateway(client, limits)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -106,6 +108,7 @@ def create_app(client: AsyncClient, *, max_body_bytes: int = MAX_BODY_BYTES) -> 
             ValidationError: _on_validation_error,
             HTTPException: _on_http_error,
             ClientDisconnect: _on_disconnect,
+            BodyTimeout: _on_timeout,
             Exception: _on_bug,
         },
         lifespan=lifespan,
@@ -122,6 +125,10 @@ async def _on_validation_error(request: Request, error: Any) -> Response:
 
 async def _on_http_error(request: Request, error: Any) -> Response:
     return from_http(error).response()
+
+
+async def _on_timeout(request: Request, error: Any) -> Response:
+    return from_timeout(str(error)).response()
 
 
 async def _on_disconnect(request: Request, error: Any) -> Response:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from .._exceptions import InvalidRequest
@@ -41,6 +48,7 @@ def _text(value: Any) -> Any:
     """The text of a message; parts stand on lines of their own."""
     if not isinstance(value, list):
         return value
+    value = [_without_nulls(part) for part in value]
     for part in value:
         good = isinstance(part, dict) and set(part) == {"type", "text"} and part["type"] == "text"
         if not (good and isinstance(part["text"], str)):
@@ -62,17 +70,37 @@ def _is_ids(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(type(item) is int for item in value)
 
 
+def _without_nulls(value: Any) -> Any:
+    """A JSON object without its fields that are null: null is as good as absent."""
+    if not isinstance(value, dict):
+        return value
+    return {name: field for name, field in value.items() if field is not None}
+
+
 _Strings = Annotated[list[str], BeforeValidator(_strings)]
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class Message(BaseModel):
-    """One message of a chat. `developer` is what OpenAI calls `system` in newer models."""
+class Strict(BaseModel):
+    """A JSON object with known fields, in which null is as good as absent."""
 
     model_config = _STRICT
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: Any) -> Any:
+        return _without_nulls(value)
+
+
+class Message(Strict):
+    """One message of a chat. `developer` is what OpenAI calls `system` in newer models."""
+
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[str, BeforeValidator(_text)]
+
+    # Of answers that are sent back.
+    tool_calls: Annotated[Any, AfterValidator(Only(([],)))] = None
+    annotations: Annotated[Any, AfterValidator(Only(([],)))] = None
 
     def plain(self) -> dict[str, str]:
         """The message as chat templates know it."""
@@ -80,18 +108,14 @@ class Message(BaseModel):
         return {"role": role, "content": self.content}
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Strict):
     """What a stream shall also carry."""
-
-    model_config = _STRICT
 
     include_usage: bool | None = None
 
 
-class Body(BaseModel):
+class Body(Strict):
     """What both endpoints share. The server checks the ranges; None leaves the choice to it."""
-
-    model_config = _STRICT
 
     model: str
     max_tokens: int | None = None
@@ -163,6 +187,7 @@ class ChatBody(Body):
     top_logprobs: Annotated[Any, AfterValidator(Only((0,)))] = None
     tools: Annotated[Any, AfterValidator(Only(([],)))] = None
     tool_choice: Annotated[Any, AfterValidator(Only(("none",)))] = None
+    parallel_tool_calls: Annotated[Any, AfterValidator(Only((False, True)))] = None
     response_format: Annotated[Any, AfterValidator(Only(({"type": "text"},)))] = None
     store: Annotated[Any, AfterValidator(Only((False,)))] = None
 

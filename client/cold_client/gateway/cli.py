@@ -6,9 +6,11 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 
 from .._client import DEFAULT_URL, AsyncClient
 from .._exceptions import InvalidRequest
+from .limits import Limits
 
 _TIMEOUT_S = 600.0  # what OpenAI's own client waits
 _DRAIN_S = 30
@@ -20,23 +22,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         import uvicorn
 
-        from .app import MAX_BODY_BYTES, create_app
+        from .app import create_app
+        from .guard import guarded
+        from .log import hold_standard_files, log_config
     except ModuleNotFoundError as error:
         return _fail(f"{error}; pip install 'cold-client[openai]'")
     try:
         client = AsyncClient(options.server, timeout_s=options.timeout_s)
     except InvalidRequest as error:
         return _fail(f"--server: {error}")
+    limits = _limits(options)
+    if isinstance(limits, str):
+        return _fail(limits)
+    hold_standard_files()
     # uvicorn raises the signal again once it has stopped; stopping when told to is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     uvicorn.run(
-        create_app(client, max_body_bytes=options.max_body_bytes or MAX_BODY_BYTES),
+        create_app(client, limits),
         host=options.host,
         port=options.port,
         timeout_graceful_shutdown=_DRAIN_S,
         server_header=False,
+        http=guarded(limits),
+        ws="none",
+        log_config=log_config(),
     )
     return 0
+
+
+def _limits(options: argparse.Namespace) -> Limits | str:
+    """The limits, or what is wrong with them."""
+    given = {name.removeprefix("max_"): value for name, value in vars(options).items()}
+    names = {field.name for field in fields(Limits)}
+    try:
+        return Limits(**{name: given[name] for name in names if given.get(name) is not None})
+    except ValueError as error:
+        return f"limit {error}"
 
 
 def _fail(message: str) -> int:
@@ -60,11 +81,25 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="most seconds for an answer (%(default)g)",
     )
+    add("--max-body-bytes", type=int, metavar="N", help="largest body of a request (16 MiB)")
     add(
-        "--max-body-bytes",
+        "--max-pending-bytes",
         type=int,
         metavar="N",
-        help="largest body of a request (16 MiB)",
+        help="bodies of all requests that are not answered yet, large ones alone (64 MiB)",
+    )
+    add("--max-connections", type=int, metavar="N", help="open at the same time (512)")
+    add(
+        "--header-timeout-s",
+        type=float,
+        metavar="S",
+        help="most seconds for the headers of a request to come (10)",
+    )
+    add(
+        "--body-timeout-s",
+        type=float,
+        metavar="S",
+        help="most seconds for the body of a request to come (30)",
     )
     return parser
 

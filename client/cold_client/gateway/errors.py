@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from typing import Any
 
 from pydantic import ValidationError
@@ -42,6 +43,7 @@ class ApiError:
         status: of the HTTP response, unless that has begun.
         param: the field of the body at fault, if one is.
         retry_s: seconds after which trying again may help; None where it does not.
+        closes: whether nothing more is read from the connection.
     """
 
     status: int
@@ -50,15 +52,23 @@ class ApiError:
     param: str | None = None
     code: str | None = None
     retry_s: int | None = None
+    closes: bool = False
 
     def body(self) -> dict[str, Any]:
         """The JSON body."""
         shown = asdict(self)
         return {"error": {name: shown[name] for name in ("message", "type", "param", "code")}}
 
+    @property
+    def reason(self) -> str:
+        """The status in words."""
+        return HTTPStatus(self.status).phrase
+
     def response(self) -> JSONResponse:
         """The whole HTTP response."""
-        headers = {} if self.retry_s is None else {"Retry-After": str(self.retry_s)}
+        headers = {"Connection": "close"} if self.closes else {}
+        if self.retry_s is not None:
+            headers["Retry-After"] = str(self.retry_s)
         return JSONResponse(self.body(), self.status, headers)
 
 
@@ -95,8 +105,13 @@ def from_validation(error: ValidationError) -> ApiError:
 
 
 def from_http(error: HTTPException) -> ApiError:
-    """What an unknown path or a wrong method turns into."""
+    """What an unknown path, a wrong method or a body that is too large turns into."""
     return ApiError(error.status_code, error.detail, _INVALID)
+
+
+def from_timeout(what: str) -> ApiError:
+    """What a request turns into that does not come to its end."""
+    return ApiError(408, what, _INVALID, None, "timeout", closes=True)
 
 
 def _renamed(message: str, field: str | None) -> tuple[str, str | None]:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.chat import ChatCompletionMessage
 from pydantic import ValidationError
 
 from cold_client import InvalidRequest, Model, Request
+from cold_client.gateway.answers import ChatAnswer
 from cold_client.gateway.bodies import Body, ChatBody, CompletionBody
 from cold_client.gateway.catalogue import served_by
 from cold_client.gateway.errors import ApiError, from_client, from_validation
@@ -152,6 +154,8 @@ def test_what_completions_refuse(change: dict[str, Any]) -> None:
         {"n": None, "logit_bias": {}, "user": "me"},
         {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "store": False},
         {"top_logprobs": 0, "stop": []},
+        {"parallel_tool_calls": False},
+        {"parallel_tool_calls": True, "stream_options": None},
     ],
     ids=str,
 )
@@ -205,3 +209,90 @@ def test_an_adapter_hides_a_base_model_of_its_name() -> None:
     served = served_by(Model(name="cold", adapters=("tiny",), base_model="tiny"), 0)
     assert [(model.id, model.adapter) for model in served] == [("tiny", "tiny")]
     assert [model.id for model in served_by(Model(name="cold"), 0)] == ["base"]
+
+
+# Fields of OpenAI's API, whether this one has them or not.
+OF_CHATS = [
+    "audio",
+    "function_call",
+    "functions",
+    "logit_bias",
+    "logprobs",
+    "max_completion_tokens",
+    "metadata",
+    "modalities",
+    "n",
+    "parallel_tool_calls",
+    "prediction",
+    "prompt_cache_key",
+    "reasoning_effort",
+    "response_format",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "tool_choice",
+    "tools",
+    "top_logprobs",
+    "verbosity",
+    "web_search_options",
+]
+OF_COMPLETIONS = ["best_of", "echo", "logit_bias", "logprobs", "n", "suffix"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "names"),
+    [
+        (ChatBody, CHAT, {*OF_CHATS, *ChatBody.model_fields} - {*CHAT}),
+        (CompletionBody, PROMPT, {*OF_COMPLETIONS, *CompletionBody.model_fields} - {*PROMPT}),
+    ],
+    ids=["chat", "completion"],
+)
+def test_null_is_as_good_as_absent(kind: type[Body], body: dict[str, Any], names: set[str]) -> None:
+    without = parse(body, kind).requests(MATH)
+    for name in sorted(names):
+        assert parse(body | {name: None}, kind).requests(MATH) == without, name
+    assert parse(body | dict.fromkeys(names), kind).requests(MATH) == without
+    for name in body:
+        assert refusal(body | {name: None}, kind).param == name
+
+
+def test_null_inside_of_fields() -> None:
+    options = {
+        "stream": True,
+        "stream_options": {"include_usage": None, "include_obfuscation": None},
+    }
+    assert parse(CHAT | options).include_usage is False
+    part = {"type": "text", "text": "one", "cache_control": None}
+    (request,) = parse(CHAT | {"messages": [{"role": "user", "content": [part]}]}).requests(MATH)
+    assert request.messages == [{"role": "user", "content": "one"}]
+
+
+def test_an_answer_may_be_sent_back() -> None:
+    """As OpenAI's client dumps it."""
+    answer = ChatCompletionMessage.model_validate(
+        ChatAnswer("m")._content("Hello.")["message"] | {"annotations": [], "tool_calls": []}
+    )
+    for dumped in (
+        answer.model_dump(),
+        ChatCompletionMessage(role="assistant", content="Hello.").model_dump(),
+        {"role": "assistant", "content": "Hello.", "name": None, "reasoning_content": None},
+    ):
+        messages = [*CHAT["messages"], dumped, {"role": "user", "content": "And?"}]
+        (request,) = parse(CHAT | {"messages": messages}).requests(MATH)
+        assert request.messages == [
+            *CHAT["messages"],
+            {"role": "assistant", "content": "Hello."},
+            {"role": "user", "content": "And?"},
+        ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"refusal": "no"}, {"tool_calls": [{}]}, {"audio": {}}, {"annotations": [{}]}, {"name": "x"}],
+    ids=str,
+)
+def test_what_a_message_may_not_have(change: dict[str, Any]) -> None:
+    message = {"role": "assistant", "content": "x"} | change
+    error = refusal(CHAT | {"messages": [message]})
+    assert (error.status, error.param) == (400, "messages")
+    assert error.message.startswith(f"messages.0.{next(iter(change))}: ")
