@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from cold_backend.adapter_catalogue import ServedAdapter, load_error
 from cold_backend.admission import Admission
-from cold_backend.beam import BeamSearch
 from cold_backend.contract import AdapterReport, Step, StepResult
 from cold_backend.errors import (
     ColdError,
@@ -22,9 +20,9 @@ from cold_backend.errors import (
 from cold_backend.lobby import Lobby
 from cold_backend.scheduler import Chunk, Scheduler
 from cold_backend.sequence import FinishReason, Sequence
-from cold_backend.step_runner import Done, StepRunner
+from cold_backend.step_runner import Done, Picked, StepRunner
 from cold_backend.telemetry import Load, Telemetry
-from cold_backend.token import Continuation, Token
+from cold_backend.token import Token
 from cold_backend.waiting import Waiter
 
 _log = logging.getLogger(__name__)
@@ -225,53 +223,32 @@ class Engine:
                 self._fail(sequence, error)
 
     def _deliver(self, done: Done, now_s: float) -> None:
-        emitting = [chunk.sequence for chunk in done.chunks if chunk.emits]
-        for chunk in done.chunks:
-            chunk.sequence.fed += chunk.length
-        self._charge(emitting)
-        rows_of: dict[Sequence, list[int]] = {}
-        for row, sequence in enumerate(emitting):
-            rows_of.setdefault(sequence.owner, []).append(row)
-        for sequence, rows in rows_of.items():
-            if sequence.slot < 0:
-                continue  # its adapter has failed
+        everything = done.take()
+        with self._changed:
+            for picked in everything:
+                self._waiting.charge(picked.sequence.request.adapter, len(picked.tokens))
+        for picked in everything:
+            sequence = picked.sequence
             try:
-                self._deliver_to(sequence, rows, done, now_s)
+                if sequence.slot >= 0:  # else its adapter has failed
+                    self._deliver_to(sequence, picked, now_s)
             except Exception:
                 # One answer that cannot be made into text must not take the others along.
                 _log.exception("a token could not be delivered")
                 if sequence.slot >= 0:
                     self._fail(sequence, StepError(_FAILED))
 
-    def _deliver_to(self, sequence: Sequence, rows: list[int], done: Done, now_s: float) -> None:
-        tokens = [done.tokens[row] for row in rows]
-        found = [done.continuations[row] for row in rows if row in done.continuations]
-        is_finite = all(token.id >= 0 for token in tokens)
-        if not is_finite or (sequence.search and len(found) < len(rows)):
+    def _deliver_to(self, sequence: Sequence, picked: Picked, now_s: float) -> None:
+        if not picked.is_finite:
             self._fail(sequence, StepError("the model's logits were not finite"))
-        elif sequence.search:
-            self._search(sequence, sequence.search, found, now_s)
-        else:
-            self._send(sequence, self._accept(sequence, tokens[0], now_s))
-
-    def _charge(self, emitting: list[Sequence]) -> None:
-        """Counts the tokens that are picked as served to their adapters."""
-        counts = Counter(sequence.request.adapter for sequence in emitting)
-        with self._changed:
-            for adapter, tokens in counts.items():
-                self._waiting.charge(adapter, tokens)
-
-    def _search(
-        self,
-        sequence: Sequence,
-        search: BeamSearch[Sequence],
-        found: list[list[Continuation]],
-        now_s: float,
-    ) -> None:
+            return
+        tokens = picked.tokens
+        if sequence.search:
+            tokens = sequence.advance(sequence.search, picked.continuations, now_s)
         reason = None
-        for token in sequence.advance(search, found, now_s):
+        for token in tokens:
             reason = self._accept(sequence, token, now_s)
-        if reason is not None:
+        if reason is not None or not sequence.search:
             self._send(sequence, reason)
 
     def _accept(self, sequence: Sequence, token: Token, now_s: float) -> FinishReason | None:
