@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 export HF_HUB_OFFLINE := 1
 
 .PHONY: setup demo test test-fast test-tools serve check check-requirements ascend-check npu-test format \
-	bench bench-kernels load soak faults fuzz overload dashboard-picture study study-report clean
+	bench bench-kernels load soak faults fuzz overload peers dashboard-picture study study-report clean
 
 setup: .venv/.installed $(BASE_MODEL_FILE)
 
@@ -55,7 +55,7 @@ test: setup test-tools
 
 # What needs neither server nor model.
 test-fast: .venv/.installed
-	$(PYTEST) -m fast
+	$(PYTEST) -m fast tests/unit tests/kernels tests/load tests/evaluation
 
 # The programs that tests start. Where they may not be installed, those tests are left out.
 test-tools: setup
@@ -120,7 +120,9 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt install/torch.txt
 	install/debian.sh $(PEERS)/tcmalloc libtcmalloc-minimal4
 	touch $@
 
-bench: setup $(PEERS)/.installed
+peers: $(PEERS)/.installed
+
+bench: setup peers
 	$(BIN)/python benchmarks/bench_server.py --base-model "$(BASE_MODEL)" --cache "$(CACHE)/benchmark" --peers $(PEERS)
 	OMP_PROC_BIND=true $(BIN)/python benchmarks/step_time.py --base-model "$(BASE_MODEL)" --cache "$(CACHE)/benchmark"
 

@@ -190,7 +190,7 @@ def _vllm(options: argparse.Namespace, arguments: tuple[object, ...]) -> Iterato
 
 def read_prompts(base_model: Path) -> list[list[int]]:
     """Real prompts, joined and cut to 64 to 256 tokens."""
-    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    tokenizer = AutoTokenizer.from_pretrained(base_model, trust_remote_code=False)
     problems = read_problems(_DATA / DEV_FILE)
     tokens = [token for problem in problems[:64] for token in prompt_ids(tokenizer, problem)]
     count = max(_STREAMS)

@@ -61,7 +61,7 @@ class _Clock(LogitsProcessor):
 def load(base_model: Path, adapter: Path, dtype: str, *, merged: bool) -> Any:
     """The base with the adapter on it, beside its layers or merged into their weights."""
     kind = getattr(torch, dtype)
-    base = AutoModelForCausalLM.from_pretrained(base_model, dtype=kind)
+    base = AutoModelForCausalLM.from_pretrained(base_model, dtype=kind, trust_remote_code=False)
     # PEFT keeps adapters in float32 otherwise.
     model = PeftModel.from_pretrained(base, adapter, autocast_adapter_dtype=False).to(kind)
     if merged:

@@ -17,7 +17,9 @@ def make_adapter(base_model: Path, adapter: Path, merged: Path) -> None:
     if (merged / "config.json").is_file():
         return
     torch.manual_seed(0)
-    base = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(
+        base_model, dtype=torch.float32, trust_remote_code=False
+    )
     options = LoraConfig(
         r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"
     )
@@ -32,4 +34,4 @@ def make_adapter(base_model: Path, adapter: Path, merged: Path) -> None:
                 b *= _SIZE * layer.base_layer.weight.norm() / change.norm()
     model.save_pretrained(adapter)
     model.merge_and_unload().to(torch.bfloat16).save_pretrained(merged)
-    AutoTokenizer.from_pretrained(base_model).save_pretrained(merged)
+    AutoTokenizer.from_pretrained(base_model, trust_remote_code=False).save_pretrained(merged)

@@ -26,7 +26,7 @@ from cold_backend.reader_pool import ReaderPool, ReadersBusyError, Reading, Read
 
 _log = logging.getLogger(__name__)
 
-FRESH_S = 0.1  # so long after its files were looked at, they are not looked at again
+_FRESH_S = 2.0  # after a look there is none for as long as it took, or so long at most
 LOOK_LIMIT_S = 1.0  # so long a request waits for a look at the files of an adapter that is known
 _MOST_KNOWN = 4096
 
@@ -55,13 +55,13 @@ class _Entry:
     Attributes:
         defaults_stamp: of its cold.json.
         problem: what is wrong with it; empty if nothing.
-        looked_s: time.monotonic of the last look at its files.
+        fresh_s: time.monotonic until which its files need not be looked at again.
     """
 
     served: ServedAdapter
     defaults_stamp: Stamp
     problem: str
-    looked_s: float
+    fresh_s: float = 0.0
 
 
 class AdapterCatalogue:
@@ -105,8 +105,7 @@ class AdapterCatalogue:
         entry = self._entries.get(name)
         if entry is None:
             return None
-        is_fresh = time.monotonic() < entry.looked_s + FRESH_S
-        if not is_fresh and not self._pool.hangs(name):
+        if time.monotonic() > entry.fresh_s and not self._pool.hangs(name):
             return None
         return _usable(entry)
 
@@ -152,18 +151,20 @@ class AdapterCatalogue:
         return self.reading(name).result()
 
     def _look(self, name: str, reading: Reading) -> ServedAdapter:
+        begun_s = time.monotonic()
         path = self._folder.find(name)
         if path is None:
             self._entries.pop(name, None)
             raise self._folder.unknown(name)
-        looked_s = time.monotonic()
         stamps = find_adapter_stamp(name, str(path)), find_stamp(name, path, FILE)
+        took_s = time.monotonic() - begun_s
         entry = self._entries.get(name)
         if entry is None or (entry.served.stamp, entry.defaults_stamp) != stamps:
             if entry:
                 reading.give_more_time(READ_LIMIT_S)
             entry = self._read(name, path, stamps, entry)
-        entry = replace(entry, looked_s=looked_s)
+        if not entry.problem:  # on a slow disk half of the time passes without a look
+            entry = replace(entry, fresh_s=time.monotonic() + min(took_s, _FRESH_S))
         if len(self._entries) >= _MOST_KNOWN:
             self._entries.clear()
         self._entries[name] = entry
@@ -183,7 +184,7 @@ class AdapterCatalogue:
             raise  # it says nothing of the adapter
         except ConfigError as error:
             problem = str(error)
-        return _Entry(served, stamps[1], problem, looked_s=0)
+        return _Entry(served, stamps[1], problem)
 
 
 def _usable(entry: _Entry) -> ServedAdapter:

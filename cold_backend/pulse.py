@@ -15,23 +15,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _BEAT_S = 0.5
-_BEAT, _ACCEPTING, _STEPPING = range(3)  # a double each, written whole
-_BYTES = 3 * 8
+_BEAT, _ACCEPTING, _STEPPING, _ACCEPTED = range(4)  # a double each, written whole
+_BYTES = 4 * 8
 
 
 @dataclass(frozen=True, slots=True)
 class Signs:
-    """What a pulse says; all in seconds of the machine's monotonic clock.
+    """What a pulse says; times in seconds of the machine's monotonic clock.
 
     Attributes:
         beat_s: when the process last ran Python code; 0 if it has not begun.
         accepting_s: since when it has been taking in a request; 0 if it is not.
         stepping_s: since when it has been in a step; 0 if it is not.
+        accepted: how many times it began to take in requests.
     """
 
     beat_s: float
     accepting_s: float
     stepping_s: float
+    accepted: float
 
 
 class Pulse:
@@ -51,6 +53,7 @@ class Pulse:
 
     def accepting(self) -> contextlib.AbstractContextManager[None]:
         """Around taking in requests."""
+        self._signs[_ACCEPTED] += 1
         return self._during(_ACCEPTING)
 
     def stepping(self) -> contextlib.AbstractContextManager[None]:
@@ -84,5 +87,5 @@ def read_pulse(path: Path) -> Signs:
     except OSError:
         content = b""
     if len(content) < _BYTES:
-        return Signs(0.0, 0.0, 0.0)
+        return Signs(0.0, 0.0, 0.0, 0.0)
     return Signs(*memoryview(content).cast("d"))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import triton_python_backend_utils as pb_utils
 
 from cold_backend.collection import collect_from_now_on
@@ -80,20 +78,15 @@ def when_server_stops(
     """Calls `drain` and `stop`, on a thread of its own, when `cold-server` wants them.
 
     tritonserver itself would first wait for the very streams that have to be ended. So
-    `cold-server` keeps a named pipe open: a byte in it asks to drain, its end to stop. If the pipe
-    ends because `cold-server` was killed, tritonserver is told to end too.
+    `cold-server` keeps a named pipe open: a byte in it asks to drain, its end to stop.
     """
     path = Path(_parameter(args, "lifeline"))
-    tritonserver = psutil.Process(os.getppid())
-    supervisor = tritonserver.ppid()
 
     def watch() -> None:
         with path.open("rb", buffering=0) as pipe:
             while pipe.read(1):
                 drain()
         stop()
-        if tritonserver.ppid() != supervisor:
-            tritonserver.terminate()
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
 

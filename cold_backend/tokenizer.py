@@ -129,6 +129,8 @@ class Tokenizer:
             return "this model has no chat template"
         try:
             source = self._tokenizer.get_chat_template()
+            if not isinstance(source, str):
+                raise TypeError(f"must be text, got {type(source).__name__}")
             self._template = ChatTemplate(source, self._tokenizer.special_tokens_map)
         except Exception as error:  # compiling may raise anything too
             return f"this model's chat template is broken: {_shown(error)}"

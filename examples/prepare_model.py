@@ -88,7 +88,9 @@ def save_tokenizer(gguf: Path, directory: Path) -> int:
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    tokenizer: Any = AutoTokenizer.from_pretrained(
+        str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False
+    )
     # The file declares the "smollm" pre-tokenizer, which takes digits one by one. The
     # conversion in transformers knows only the plain byte-level one; they differ, for example,
     # in a number after two spaces.
@@ -115,7 +117,11 @@ def save_model(gguf: Path, directory: Path, eos_token_id: int) -> None:
     if hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16, **options
+        str(gguf.parent),
+        gguf_file=gguf.name,
+        dtype=torch.bfloat16,
+        trust_remote_code=False,
+        **options,
     )
     # The weights are plain tensors by now, but save_pretrained refuses a model that still
     # says it was quantised with GGUF.

@@ -30,7 +30,7 @@ class Place:
 
     Attributes:
         name: what installs them.
-        source: the Dockerfile or script that does, or a target of the Makefile.
+        source: the Dockerfile or script that does, or `make` and a target of the Makefile.
         python: its version.
         libc: the version of glibc that wheels may want at most.
         machines: the processors that it is for.
@@ -44,19 +44,20 @@ class Place:
 
     def commands(self) -> list[Command]:
         """What is installed there."""
-        return of_file(self.source) if (ROOT / self.source).is_file() else of_target(self.source)
+        program, _, target = self.source.partition(" ")
+        return of_target(target) if program == "make" else of_file(self.source)
 
 
 BOTH = ("x86_64", "aarch64")
 PLACES = (
-    Place("make setup", "setup", "3.11", "2.35", BOTH),
+    Place("make setup", "make setup", "3.11", "2.35", BOTH),
     Place("make ascend-check", "kernels/ascend/install.sh", "3.11", "2.35", BOTH),
     # torch-npu for x86_64 wants a torch that PyPI does not have.
-    Place("make npu-test", "npu-test", "3.11", "2.35", ("aarch64",)),
+    Place("make npu-test", "make npu-test", "3.11", "2.35", ("aarch64",)),
     Place("Dockerfile.ascend", "Dockerfile.ascend", "3.11", "2.35", ("aarch64",)),
     Place("Dockerfile", "Dockerfile", "3.12", "2.39", BOTH),
     # vLLM's libraries of Intel, and Helm, are for x86_64 alone.
-    Place("make bench: the peers", ".venv-peers/.installed", "3.11", "2.35", ("x86_64",)),
+    Place("make bench: the peers", "make peers", "3.11", "2.35", ("x86_64",)),
     Place("the test programs", "deploy/install-test-tools.sh", "3.11", "2.35", ("x86_64",)),
 )
 

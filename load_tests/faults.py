@@ -151,7 +151,9 @@ class FaultRun:
             Fault("stderr unread", around.unread_stderr, restarts=False),
             # The server's log ends here.
             Fault("stderr closed", around.closed_stderr, restarts=False),
-            self._signal("cold", signal.SIGKILL),
+            dataclasses.replace(
+                self._signal("cold", signal.SIGKILL), name="SIGKILL cold without stderr"
+            ),
         ]
 
     def _full_shared_memory(self) -> list[Fault]:

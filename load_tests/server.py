@@ -175,7 +175,7 @@ class Server:
         return [*found.values()]
 
 
-def canmount() -> bool:
+def can_mount() -> bool:
     """Whether a server may have a /dev/shm of its own here."""
     try:
         return subprocess.run([*mount(1 << 20), "true"], capture_output=True).returncode == 0

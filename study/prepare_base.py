@@ -51,7 +51,9 @@ def download(directory: Path) -> Path:
 def convert(gguf: Path, target: Path) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    tokenizer: Any = AutoTokenizer.from_pretrained(
+        str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False
+    )
     target.mkdir(parents=True)
     tokenizer.save_pretrained(target)
     save_model(gguf, target, int(tokenizer.convert_tokens_to_ids("<|im_end|>")))

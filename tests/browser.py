@@ -44,15 +44,15 @@ def opened(page: Path, profile: Path) -> Iterator[Chrome]:
 def check_page(browser: Chrome) -> None:
     """Fails if the page reported an error, asked for anything, or is wider than the window."""
     assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
-    loaded = browser.execute_script("return performance.getEntriesByType('resource').length")  # type: ignore[no-untyped-call]
+    loaded = browser.execute_script("return performance.getEntriesByType('resource').length")
     assert loaded == 0
     widths = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-    needed, there = browser.execute_script(widths)  # type: ignore[no-untyped-call]
+    needed, there = browser.execute_script(widths)
     assert needed <= there == WIDTH
 
 
 def photograph(browser: Chrome, target: Path) -> None:
     """Takes a picture of the whole page."""
-    height = browser.execute_script("return document.documentElement.scrollHeight")  # type: ignore[no-untyped-call]
+    height = browser.execute_script("return document.documentElement.scrollHeight")
     browser.set_window_size(WIDTH, height + 200)
     assert browser.save_screenshot(str(target))

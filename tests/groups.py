@@ -97,7 +97,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> object:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_out = config.stash[_LEFT_OUT]
-    kept, dropped = [], []
+    kept: list[pytest.Item] = []
+    dropped: list[pytest.Item] = []
     for item in items:
         reasons = [(GROUPS[name], why) for name in _needed(item) if (why := obstacle(name))]
         left_out.update(reasons[:1])

@@ -7,6 +7,9 @@ without a group go wherever there is time.
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import pytest
 
 # They kill servers, or fill the machine: never beside each other.
@@ -18,6 +21,7 @@ _ALONE = (
 )
 # They start all that they need themselves.
 _APART = ("tests/kernels/test_devices.py", "tests/fuzz/test_fuzz.py")
+_running: pytest.Item | None = None
 _LONGEST = (
     "server fused",
     "alone",
@@ -29,14 +33,15 @@ _LONGEST = (
     "tests/server/test_defaults.py",
     "",
 )
-_FAST_FOLDERS = ("tests/unit/", "tests/kernels/", "tests/load/", "tests/evaluation/")
+# Their names are in the Makefile too: only these are looked through.
+FAST_FOLDERS = ("tests/unit/", "tests/kernels/", "tests/load/", "tests/evaluation/")
 
 
 def is_fast(item: pytest.Item) -> bool:
     """Whether a test belongs to `make test-fast`: without server, model or further programs."""
     fixtures = getattr(item, "fixturenames", ())
     return (
-        item.nodeid.startswith(_FAST_FOLDERS)
+        item.nodeid.startswith(FAST_FOLDERS)
         and not any(item.get_closest_marker(name) for name in ("server", "slow", "needs"))
         and "base_model" not in fixtures
     )
@@ -59,7 +64,15 @@ def group_of(item: pytest.Item) -> str:
     return "" if file in _APART else file
 
 
+def _refuse_servers(event: str, arguments: tuple[Any, ...]) -> None:
+    if event != "subprocess.Popen" or _running is None or not is_fast(_running):
+        return
+    if any(str(part).endswith("tritonserver") for part in arguments[1]):
+        raise RuntimeError("a test of `make test-fast` starts a server: mark it with `server`")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    sys.addaudithook(_refuse_servers)
     config.addinivalue_line("markers", "fast: part of `make test-fast` (tests/order.py)")
 
 
@@ -68,6 +81,16 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker("fast")
     if group := group_of(item):
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> object:
+    global _running
+    _running = item
+    try:
+        return (yield)
+    finally:
+        _running = None
 
 
 # Last: after pytest has put tests with the same server side by side.

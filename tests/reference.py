@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
 
 
@@ -66,6 +65,8 @@ class Reference:
     """
 
     def __init__(self, base_model: Path, adapter: Path, memory: Path) -> None:
+        from peft import PeftModel  # seconds, which only those wait for who need it
+
         base = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32)
         self._model: Any = PeftModel.from_pretrained(base, adapter).eval()
         eos = base.generation_config.eos_token_id

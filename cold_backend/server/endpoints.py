@@ -30,9 +30,17 @@ class Endpoints:
     @property
     def http_url(self) -> str:
         """Where this machine reaches the HTTP port."""
+        return f"http://{self._local}:{self.http_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where this machine reaches the metrics."""
+        return f"http://{self._local}:{self.metrics_port}/metrics"
+
+    @property
+    def _local(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-        return f"http://{host}:{self.http_port}"
+        return {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
 
     def check_free(self) -> None:
         """Raises ConfigError if a port cannot be had."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cold_backend.config import Settings
+from cold_backend.logs import say
 from cold_backend.server.endpoints import Endpoints
 from cold_backend.server.installation import find_tritonserver
 from cold_backend.server.tracing import SERVICE, trace_options
@@ -18,7 +20,8 @@ from cold_backend.server.workspace import SHARED_MEMORY, Workspace
 
 SHARED_MEMORY_BYTES = 16 << 20  # of each model process; two vocabulary-wide rows are 0.4 MB
 EXIT_TIMEOUT_S = 8  # streams have ended by then; what is left is unloading
-_STACK_KB = 256 << 10  # reserved for each thread, not taken
+_STACK_BYTES = 256 << 20  # reserved for each thread, not taken
+_STACKS = 256  # where the address space is limited, each thread reserves one part of so many
 _GUARD = "_tritonserver_guard*.so"
 
 # The shell becomes tritonserver. Before, it leaves a watcher behind that reads a pipe whose other
@@ -29,8 +32,8 @@ _GUARD = "_tritonserver_guard*.so"
 # The limit: the reader of JSON is recursive, in release 2.51 without an end. At the usual 8 MB of
 # stack, 120 kB of brackets end the process.
 _SCRIPT = f"""
-workspace=$1 regions=$2 guard=$3
-shift 3
+workspace=$1 regions=$2 guard=$3 stack=$4
+shift 4
 exec 3<&0 </dev/null
 (
     read -r _ <&3
@@ -46,7 +49,7 @@ exec 3<&0 </dev/null
     kill -9 -$$
 ) &
 exec 3<&-
-ulimit -Ss {_STACK_KB} || true
+ulimit -Ss "$stack" || true
 if [ "$guard" ]; then export LD_PRELOAD="$guard${{LD_PRELOAD:+:$LD_PRELOAD}}"; fi
 exec "$@"
 """
@@ -84,7 +87,11 @@ class Launch:
         installation = find_tritonserver(self.workspace.path)
         # The model processes take the first python3 on the PATH: this one.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        own = (str(self.workspace.path), self.workspace.shared_memory_prefix, _guard())
+        if not _guard():
+            say(
+                "kernels/guard is not built: some requests can end the server, see docs/protocol.md"
+            )
+        own = (str(self.workspace.path), self.workspace.shared_memory_prefix, _guard(), _stack_kb())
         # A session of its own: Ctrl-C in a terminal reaches this process alone, which then ends
         # the streams before it stops tritonserver.
         return subprocess.Popen(
@@ -134,6 +141,13 @@ class Launch:
         # milliseconds when the server itself is on the other one. Processes with one thread each
         # would all be bound to the first core.
         return {"OMP_PROC_BIND": "true"} if self.fused else {}
+
+
+def _stack_kb() -> str:
+    """What each thread may have as its stack."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    room = _STACK_BYTES if limit == resource.RLIM_INFINITY else limit // _STACKS
+    return str(min(_STACK_BYTES, room) >> 10)
 
 
 def _guard() -> str:

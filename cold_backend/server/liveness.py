@@ -17,7 +17,9 @@ class Liveness:
 
     Args:
         read: the signs.
-        accept_timeout_s: how long `cold` may be busy with taking in one request, or silent.
+        waits: whether requests wait to be taken in.
+        accept_timeout_s: how long `cold` may be busy with taking in one request, take in none of
+            those that wait, or be silent.
         step_timeout_s: how long a step may take.
         clock: seconds.
     """
@@ -25,16 +27,19 @@ class Liveness:
     def __init__(
         self,
         read: Callable[[], Signs],
+        waits: Callable[[], bool],
         accept_timeout_s: float,
         step_timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._read = read
+        self._waits = waits
         self._accept_timeout_s = accept_timeout_s
         self._step_timeout_s = step_timeout_s
         self._clock = clock
         self._looked_s = clock()
         self._beat, self._accepting, self._stepping = _Held(), _Held(), _Held()
+        self._idle = _Held()
 
     @property
     def failure(self) -> str | None:
@@ -44,9 +49,9 @@ class Liveness:
         self._looked_s = now_s
         silent_s = self._beat.look(signs.beat_s, look_s)
         # Whoever waits for Python's lock does not hang.
-        accepting_s = self._accepting.look(
-            signs.accepting_s, look_s if silent_s < _SILENCE_S else 0
-        )
+        free_s = look_s if silent_s < _SILENCE_S else 0
+        accepting_s = self._accepting.look(signs.accepting_s, free_s)
+        idle_s = self._idle.look(signs.accepted + 1 if self._waits() else 0, free_s)
         stepping_s = self._stepping.look(signs.stepping_s, look_s)
         # A step may hold Python's lock, while it compiles a kernel for one. All wait for it then.
         silence_s = self._step_timeout_s if signs.stepping_s else self._accept_timeout_s
@@ -54,10 +59,10 @@ class Liveness:
             return f"a step has taken more than {self._step_timeout_s:g} s (step_timeout_s)"
         if silent_s > silence_s:
             return f"the process of cold has not run for {silence_s:g} s"
-        if accepting_s > self._accept_timeout_s:
+        if max(accepting_s, idle_s) > self._accept_timeout_s:
             return (
                 f"cold has taken in nothing for {self._accept_timeout_s:g} s (accept_timeout_s): "
-                "it hangs in a request"
+                "it hangs, and requests wait"
             )
         return None
 

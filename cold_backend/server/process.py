@@ -17,6 +17,7 @@ import psutil
 
 from cold_backend.config import Settings
 from cold_backend.pulse import read_pulse
+from cold_backend.server.backlog import Backlog
 from cold_backend.server.endpoints import Endpoints as Endpoints
 from cold_backend.server.launch import EXIT_TIMEOUT_S, SHARED_MEMORY_BYTES, Launch
 from cold_backend.server.liveness import Liveness
@@ -82,8 +83,10 @@ class ServerProcess:
             # Open for both directions, so that opening does not wait for the reader.
             self._lifeline = os.open(self._workspace.lifeline, os.O_RDWR)
             undo.pop_all()
+        self._backlog = Backlog(endpoints.metrics_url)
         self._liveness = Liveness(
             lambda: read_pulse(self._workspace.pulse),
+            self._backlog.waits,
             settings.accept_timeout_s,
             settings.step_timeout_s,
         )
@@ -187,6 +190,7 @@ class ServerProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._output.join()
+        self._backlog.close()
         for pipe in (self._lifeline, self._watcher):
             if pipe >= 0:
                 os.close(pipe)

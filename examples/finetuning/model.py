@@ -35,8 +35,10 @@ def load_base(directory: Path) -> tuple[Any, Any]:
     if not (directory / "config.json").is_file():
         raise ModelError(f"no model in {directory}; run examples/prepare_model.py {directory}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=torch.float32, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load {directory}: {first_line(error)}") from error
     return model, tokenizer

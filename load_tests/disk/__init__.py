@@ -21,8 +21,8 @@ class Disk:
     def __init__(self, folder: Path, scratch: Path) -> None:
         self._state = scratch / "disk_state"
         library = scratch / "disk.so"
-        compile_it = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-O1", "-o", library, _SOURCE]
-        subprocess.run([*compile_it, "-ldl"], check=True)
+        compile_it: list[str | Path] = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-O1", "-o"]
+        subprocess.run([*compile_it, library, _SOURCE, "-ldl"], check=True)
         self.environment = {
             "LD_PRELOAD": str(library),
             "COLD_DISK_FOLDER": str(folder),

@@ -13,8 +13,9 @@ from cloudcoil.models.prometheus_operator import v1 as operator
 
 from cold_backend import __version__
 from cold_backend.config import Settings, settings_from
-from cold_backend.server import process
+from cold_backend.server import launch, process
 from cold_backend.server.cli import _parser, _split
+from tests.conftest import ROOT
 from tests.deploy import chart
 from tests.deploy.chart import EXAMPLES, OFF, ON, container, one, pod, render
 from tests.deploy.program import run
@@ -191,7 +192,7 @@ def test_pods_get_the_time_to_drain(drain_s: float) -> None:
     ending_s = (
         process._STREAMS_TIMEOUT_S
         + process._SETTLE_S
-        + (process._KILL_S if drain_s else process._EXIT_TIMEOUT_S + 5)
+        + (process._KILL_S if drain_s else launch.EXIT_TIMEOUT_S + 5)
     )
     needed_s = int(pre_stop_s) + drain_s + ending_s
     assert specification["terminationGracePeriodSeconds"] > needed_s
@@ -233,7 +234,7 @@ def test_pods_have_no_rights(example: str) -> None:
     assert specification["securityContext"]["runAsNonRoot"] is True
     dockerfile = "Dockerfile.ascend" if example == "ascend" else "Dockerfile"
     user = f"USER {specification['securityContext']['runAsUser']}\n"
-    assert user in (chart.ROOT / dockerfile).read_text(encoding="utf-8")
+    assert user in (ROOT / dockerfile).read_text(encoding="utf-8")
     (server,) = specification["containers"]
     assert server["securityContext"] == {
         "allowPrivilegeEscalation": False,

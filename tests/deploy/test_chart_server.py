@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,10 @@ def scraped(port: int) -> str:
     return httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
 
 
+def is_scraped(line: str, port: int) -> bool:
+    return line in scraped(port)
+
+
 def test_a_pod_serves_and_drains(base_model: Path, adapter: Path, tmp_path: Path) -> None:
     ports = dict(zip(("http", "grpc", "metrics"), free_ports(3), strict=True))
     objects = render(
@@ -113,7 +118,8 @@ def test_a_pod_serves_and_drains(base_model: Path, adapter: Path, tmp_path: Path
         assert answers(server, "livenessProbe", ports)
         for metric in one(objects, "HorizontalPodAutoscaler")["spec"]["metrics"]:
             name = metric["pods"]["metric"]["name"]
-            wait_for(lambda name=name: f"\n{name} 0" in scraped(ports["metrics"]), f"no {name}")
+            line = f"\n{name} 0"
+            wait_for(partial(is_scraped, line, ports["metrics"]), f"no {name}")
         with Client(f"grpc://127.0.0.1:{ports['grpc']}") as client, client.stream(long) as stream:
             next(iter(stream))
             (first,) = psutil.Process(outer.pid).children()

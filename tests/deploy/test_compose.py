@@ -115,7 +115,7 @@ def test_grafana_finds_prometheus_and_the_dashboard(composed: dict[str, Any]) ->
 @pytest.mark.parametrize("missing", GIVEN)
 def test_what_is_not_given_is_named(missing: str) -> None:
     given = {name: value for name, value in GIVEN.items() if name != missing}
-    command = [find("docker-compose"), "-f", COMPOSE, "config", "-q"]
+    command = [str(part) for part in (find("docker-compose"), "-f", COMPOSE, "config", "-q")]
     done = subprocess.run(command, env=given, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "a directory with" in done.stderr

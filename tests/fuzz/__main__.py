@@ -2,8 +2,9 @@
 
     python -m tests.fuzz --base-model DIR --adapter NAME=DIR --inputs 100000 --seed 1
 
-Exit code 0 if every input was answered or refused as it should be, and a server that had a part of
-them still gives the tokens of the slow reference, in the processes that it began with.
+Exit code 0 if every input was answered or refused as it should be, models and adapters of all
+families among them, and a server that had a part of the inputs still gives the tokens of the slow
+reference, in the processes that it began with.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ from cold_backend.server.process import Endpoints, ServerProcess
 from cold_backend.tokenizer import Tokenizer
 from tests.conftest import await_ready, free_ports
 from tests.fuzz import parts
+from tests.fuzz.models import fuzz_models
 from tests.fuzz.served import Health, fuzz_gateway, fuzz_grpc, fuzz_http
 from tests.reference import Reference
 from tests.server.test_openai import running
 
 # Of the inputs, and how many at a time.
 _SHARES = {
-    "parser": (0.55, 10_000),
+    "parser": (0.547, 10_000),
     "gateway's bodies": (0.30, 10_000),
     "adapters": (0.03, 1000),
+    "models": (0.003, 20),
     "server, HTTP": (0.05, 1000),
     "server, gRPC": (0.05, 1000),
     "gateway": (0.02, 1000),
@@ -51,6 +54,7 @@ def main() -> int:
         for name, target in (("parser", "parser"), ("gateway's bodies", "gateway")):
             run(name, parts.guided(target, options.base_model, Path(folder) / target))
         run("adapters", parts.adapters(Path(folder)))
+        run("models", partial(fuzz_models, Path(folder) / "models"))
     with _served(options.base_model, adapter) as (http, grpc, gateway):
         run("server, HTTP", partial(fuzz_http, http))
         run("server, gRPC", partial(fuzz_grpc, grpc))

@@ -34,7 +34,7 @@ def guided(target: str, base_model: Path, corpus: Path) -> Part:
 
     def part(count: int, seed: int) -> Counter[str]:
         module = [sys.executable, "-m", "tests.fuzz.guided"]
-        command = [*module, target, base_model, corpus, str(count), str(seed)]
+        command = [*module, *map(str, (target, base_model, corpus, count, seed))]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
             raise WrongVerdictError((done.stdout + done.stderr)[-4000:])

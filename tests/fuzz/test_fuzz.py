@@ -9,7 +9,9 @@ import pytest
 from cold_backend.tokenizer import Tokenizer
 from tests.conftest import Server
 from tests.fuzz import parts
+from tests.fuzz.models import fuzz_models
 from tests.fuzz.served import Health, fuzz_gateway, fuzz_grpc, fuzz_http
+from tests.fuzz.tiny_models import families
 from tests.reference import Reference
 from tests.server.test_openai import running
 
@@ -26,6 +28,12 @@ def test_adapters(tmp_path: Path) -> None:
     outcomes = parts.adapters(tmp_path)(300, 1)
     assert outcomes["loaded"] > 30
     assert outcomes["refused"] > 150
+
+
+def test_models_of_all_families(tmp_path: Path) -> None:
+    outcomes = fuzz_models(tmp_path, 10, len(families()) + 1)
+    assert outcomes["right with adapter"] > 2
+    assert outcomes["refused"] > 0
 
 
 @pytest.mark.server

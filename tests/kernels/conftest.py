@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -24,6 +25,15 @@ class Implementation:
     def is_slow(self) -> bool:
         """Interpreted: only small shapes are practical."""
         return self.ops.name == "triton_lang" and self.device.type == "cpu"
+
+
+@pytest.fixture(scope="package", autouse=True)
+def several_threads() -> Iterator[None]:
+    """Also where test processes share the cores, and have one each."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(2, threads))
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session", params=IMPLEMENTATIONS)

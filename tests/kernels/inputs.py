@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,10 +34,14 @@ class Contrast:
     noise: Tensor | None  # [R, V]
 
     @property
-    def settings(self) -> dict[str, Tensor | None]:
+    def settings(self) -> dict[str, Any]:
         """The keyword arguments."""
         names = ("mode", "alpha", "beta", "temperature", "noise")
         return {name: getattr(self, name) for name in names}
+
+    def settings_on(self, device: torch.device) -> dict[str, Any]:
+        """The same on a device."""
+        return {k: None if v is None else v.to(device) for k, v in self.settings.items()}
 
 
 def contrast(

@@ -33,6 +33,7 @@ def run(program: str, *arguments: str, **environment: str) -> str:
 @pytest.mark.skipif(
     platform.machine() != "x86_64", reason="triton-lang's compilers come for x86_64 alone"
 )
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
 def test_every_kernel_compiles_for(target: str, tmp_path: Path) -> None:
     out = run(
@@ -42,6 +43,7 @@ def test_every_kernel_compiles_for(target: str, tmp_path: Path) -> None:
     assert out.split() == ["51", "kernels"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("visible", "count"), [("0,1", 2), ("3", 1)])
 def test_the_npu_path_with_a_made_up_npu(visible: str, count: int) -> None:
     fake = str(HERE / "fake_npu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -94,7 +95,7 @@ def test_native_rows_do_not_depend_on_the_others() -> None:
 
     def project(rows: Tensor) -> Tensor:
         index = torch.full((len(rows),), -1, dtype=torch.int32)
-        adapters = {"a": [], "b": [], "scale": None, "rank": None}
+        adapters: dict[str, Any] = {"a": [], "b": [], "scale": None, "rank": None}
         return ops.project(rows, weight, None, **adapters, index=index, widths=[96])
 
     together = project(x)
@@ -168,9 +169,8 @@ def test_attend(
     angles = torch.rand(context, width // 2) * 6
     tables = angles.cos().to(on), angles.sin().to(on)
     # What a slot held before must not matter, whatever it was.
-    stored = [
-        torch.full((4, heads, context, width), math.nan, dtype=dtype, device=on) for _ in "kv"
-    ]
+    held = torch.full((2, 4, heads, context, width), math.nan, dtype=dtype, device=on)
+    stored = held[0], held[1]
     seen: dict[int, Tensor] = {}
     for step, spans in enumerate(SPANS):
         tokens = sum(length for _, _, length in spans)
@@ -228,10 +228,10 @@ def test_native_attend_checks_its_rows(spans: list[list[int]], complaint: str) -
         ({"scale": torch.ones(1, 2)}, "must be"),
     ],
 )
-def test_native_project_checks_its_inputs(change: dict[str, object], complaint: str) -> None:
+def test_native_project_checks_its_inputs(change: dict[str, Any], complaint: str) -> None:
     ops = load_ops("native", torch.device("cpu"))
     a, b = ops.packing.pack_adapters(torch.ones(1, 4, 32), torch.ones(1, 4, 96))
-    given = {
+    given: dict[str, Any] = {
         "a": [a],
         "b": [b],
         "scale": torch.ones(1, 1),
@@ -252,7 +252,7 @@ def test_registration(implementation: Implementation) -> None:
         torch.library.opcheck(op, arguments, named, test_utils=checks)  # type: ignore[arg-type]
 
     packed = implementation.ops.packing.pack(torch.ones(32, 16)).to(on)
-    adapters = {"a": [], "b": [], "scale": None, "rank": None}
+    adapters: dict[str, Any] = {"a": [], "b": [], "scale": None, "rank": None}
     index = torch.full((3,), -1, dtype=torch.int32, device=on)
     x = torch.ones(3, 16, device=on)
     check_op(ops.project.default, x, packed, None, **adapters, index=index, widths=[32])

@@ -22,7 +22,7 @@ def test_registration(implementation: Implementation) -> None:
     ops = getattr(torch.ops, namespace(implementation))
     on = implementation.device
     case = contrast(3, 100, torch.float32)
-    settings = {k: None if v is None else v.to(on) for k, v in case.settings.items()}
+    settings = case.settings_on(on)
     expert, base = case.expert.to(on), case.base.to(on)
     # Compiling the interpreter's own frames is not what is checked.
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
@@ -38,7 +38,7 @@ def test_registration(implementation: Implementation) -> None:
 def test_torch_compile_sees_one_graph(implementation: Implementation) -> None:
     case = contrast(3, 100, torch.float32)
     on = implementation.device
-    settings = {k: None if v is None else v.to(on) for k, v in case.settings.items()}
+    settings = case.settings_on(on)
     select = implementation.ops.contrast_select
 
     def step(expert: Tensor, base: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def keys_of(case: Contrast) -> Tensor:
 
 def select(implementation: Implementation, case: Contrast) -> Selection:
     on = implementation.device
-    settings = {k: None if v is None else v.to(on) for k, v in case.settings.items()}
+    settings = case.settings_on(on)
     found = implementation.ops.contrast_select(case.expert.to(on), case.base.to(on), **settings)
     return Selection(*(tensor.cpu() for tensor in found))
 
@@ -107,6 +107,7 @@ def test_contrast_select_with_extreme_settings(
     check_selection(select(implementation, case), case, margin=TIE_MARGIN * (1 + beta))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     rows=st.integers(1, 5),
@@ -182,7 +183,13 @@ def check_lora(implementation: Implementation, case: Lora) -> None:
 
 @BY_DTYPE
 @pytest.mark.parametrize(
-    "ranks", [(1,), (8,), (64,), (128,), (200,), (1, 8, 64, 128), (16, 0, 3)], ids=str
+    "ranks",
+    [
+        *((1,), (8,), (64,), (128,)),
+        pytest.param((200,), marks=pytest.mark.slow),
+        *((1, 8, 64, 128), (16, 0, 3)),
+    ],
+    ids=str,
 )
 def test_lora_apply(
     implementation: Implementation, dtype: torch.dtype, ranks: tuple[int, ...]
@@ -199,6 +206,7 @@ def test_lora_apply_without_adapters_changes_nothing(implementation: Implementat
     check_lora(implementation, case)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     tokens=st.integers(1, 20),
@@ -240,7 +248,7 @@ def test_head_gather(
         hidden = torch.randn(rows, width, generator=generator).to(dtype)
         head = (torch.randn(vocab, width, generator=generator) / width**0.5 * 4).to(dtype)
         on = implementation.device
-        given = {k: None if v is None else v.to(on) for k, v in case.settings.items()}
+        given = case.settings_on(on)
         found = implementation.ops.head_gather(
             case.expert.to(on), hidden.to(on), head.to(on), **given
         )
@@ -259,7 +267,7 @@ def test_head_gather(
 def test_head_gather_leaves_base_rows_out(implementation: Implementation) -> None:
     case = contrast(3, 100, torch.float32)
     on = implementation.device
-    given = {k: None if v is None else v.to(on) for k, v in case.settings.items()}
+    given = case.settings_on(on)
     found = implementation.ops.head_gather(
         case.expert.to(on), torch.ones(3, 8, device=on), torch.ones(100, 8, device=on), **given
     )

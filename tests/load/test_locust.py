@@ -19,9 +19,18 @@ MIX = ("--bad-input", "0.3", "--hang-up", "0.3", "--give-up", "0.2", "--max-toke
 def locust(server: Server, *options: str) -> subprocess.CompletedProcess[str]:
     urls = ("--host", server.http, "--grpc-url", server.grpc)
     stop = ("--stop-timeout", "60")
-    command = [Path(sys.executable).parent / "locust", "-f", ROOT / "load_tests/locustfile.py"]
+    program = Path(sys.executable).parent / "locust"
     return subprocess.run(
-        [*command, "--headless", *urls, *MIX, *stop, *options],
+        [
+            program,
+            "-f",
+            ROOT / "load_tests/locustfile.py",
+            "--headless",
+            *urls,
+            *MIX,
+            *stop,
+            *options,
+        ],
         capture_output=True,
         text=True,
         timeout=120,

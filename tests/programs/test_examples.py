@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.programs.conftest import Start
 
 
@@ -24,3 +26,10 @@ def test_prepare_model(start: Start, base_model: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     refused = start("examples/prepare_model.py", tmp_path, code=1)
     assert f"error: {tmp_path} is not empty" in refused
+
+
+@pytest.mark.server
+def test_demo(start: Start, small_model: Path, small_adapter: Path) -> None:
+    """To its end: the server is stopped, and the exit code 0."""
+    models = ("--base-model", small_model, "--adapter", f"equations={small_adapter}")
+    assert "erver stopped" in start("examples/demo.py", *models)

@@ -27,18 +27,9 @@ def test_run(start: Start, models: tuple[object, ...], tmp_path: Path) -> None:
 
 def test_overload(start: Start, models: tuple[object, ...], tmp_path: Path) -> None:
     short = ("--first-rate", 1000, "--search-s", 1, "--seconds", 2, "--max-tokens", 4)
-    # Whether the bars hold depends on what else runs.
-    limits = ("--slo", "ttft_ms:60000", "--slo", "itl_ms:60000")
-    start_code = (0, 1)
-    for code in start_code:
-        try:
-            start(
-                "load_tests/overload.py", *models, *short, *limits, "--report", tmp_path, code=code
-            )
-            break
-        except AssertionError:
-            if code == start_code[-1]:
-                raise
+    limits = ("--slo", "ttft_ms:60000", "--slo", "itl_ms:60000", "--report", tmp_path)
+    # The code says whether the bars were met, which depends on what else runs.
+    start("load_tests/overload.py", *models, *short, *limits, code=None)
     found = json.loads((tmp_path / "overload.json").read_text())
     assert [offer["factor"] for offer in found["offers"]][-3:] == [1, 2, 4]
     assert found["checks"]["every request had one final answer"]

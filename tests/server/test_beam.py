@@ -32,8 +32,8 @@ def request_for(prompt: Prompt, beams: Beams) -> Request:
     return Request(
         input_ids=prompt.ids,
         decoding="cold_beam" if beams.cold else "beam",
-        alpha=beams.cold and beams.cold.alpha,
-        beta=beams.cold and beams.cold.beta,
+        alpha=beams.cold.alpha if beams.cold else None,
+        beta=beams.cold.beta if beams.cold else None,
         beam_width=beams.width,
         length_penalty=beams.length_penalty,
         early_stopping=beams.early_stopping,  # type: ignore[arg-type]

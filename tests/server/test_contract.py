@@ -99,7 +99,7 @@ def test_bad_input_names_its_field(field: str, body: dict[str, Any], server: Ser
 @pytest.mark.parametrize("field", ["alpha", "beta", "temperature", "frequency_penalty"])
 def test_numbers_that_are_none(field: str, value: float, server: Server) -> None:
     with Client(server.grpc) as client, pytest.raises(InvalidRequest, match=field):
-        client.generate(Request(text_input="Hello", **{field: value}))
+        client.generate(as_request({"text_input": "Hello", field: value}))
 
 
 def test_not_utf8(server: Server) -> None:

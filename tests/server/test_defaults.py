@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from selenium.webdriver.common.by import By
@@ -32,7 +33,7 @@ def running(
     fixed = copy(adapter, root / "fixed", {"alpha": 0.05, "beta": 3})
     copy(adapter, folder / "greedy", {"decoding": "greedy", "tuning": {"items": []}})
     copy(adapter, folder / "broken", {"betta": 3})
-    with cold_server(base_model, fixed, "--adapters-dir", str(folder)) as server:
+    with cold_server(base_model, fixed, "--adapters-dir", str(folder), "--threads", "2") as server:
         yield server
 
 
@@ -111,11 +112,14 @@ def test_evaluation_over_the_server(
     with Client(running.grpc) as client:
         for result in results:
             prompt = items[int(result.item[1:])]["prompt"]
-            fields = {"base": {"decoding": "base"}, "greedy": {"decoding": "greedy"}}
+            fields: dict[str, dict[str, Any]] = {
+                "base": {"decoding": "base"},
+                "greedy": {"decoding": "greedy"},
+            }
             fields["cold a=0.05 b=3"] = STRONG
             (name,) = result.decodings
             if name in fields:
-                request = Request(text_input=prompt, max_tokens=12, **fields[name])  # type: ignore[arg-type]
+                request = Request(text_input=prompt, max_tokens=12, **fields[name])
                 assert client.generate(request).text == result.text
                 assert len(result.expert) == (0 if name == "base" else len(result.pieces))
             else:

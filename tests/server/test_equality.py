@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -118,13 +119,14 @@ def test_a_continuation_has_the_log_probabilities_of_the_reference(
 
 @pytest.mark.parametrize("change", [{"beta": 0.0}, {"alpha": 1.0}], ids=str)
 def test_no_contrast_is_plain_greedy(
-    change: dict[str, float], server: Server, prompts: list[Prompt]
+    change: dict[str, Any], server: Server, prompts: list[Prompt], reference: Reference
 ) -> None:
+    greedy = Decoding("greedy")
     with Client(server.grpc) as client:
         for prompt in prompts[::2]:
-            greedy = request_for(prompt, Decoding("greedy"))
-            cold = dataclasses.replace(greedy, decoding="cold", **change)
-            assert client.generate(cold).token_ids == client.generate(greedy).token_ids
+            request = dataclasses.replace(request_for(prompt, greedy), decoding="cold", **change)
+            tokens = list(client.generate(request).token_ids)
+            assert tokens == reference.decode(prompt.ids, greedy, TOKENS)
 
 
 def test_base_ignores_the_adapter(

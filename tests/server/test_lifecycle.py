@@ -125,7 +125,7 @@ def shared_memory_bytes(server: Server) -> int:
 
 def test_port_in_use_is_one_line(server: Server, base_model: Path) -> None:
     port = server.http.rpartition(":")[2]
-    command = [Path(sys.executable).parent / "cold-server", "--base-model", base_model]
+    command = [str(Path(sys.executable).parent / "cold-server"), "--base-model", str(base_model)]
     done = subprocess.run(
         [*command, "--http-port", port], capture_output=True, text=True, timeout=120
     )

@@ -66,11 +66,11 @@ def cold_server(
             *("--adapter", f"equations={adapter}", "--max-context", "640", *options),
         ]
     )
-    hosts = [f"{scheme}://127.0.0.1:{p}" for scheme, p in (("grpc", grpc), ("http", http))]
+    grpc_url, http_url = f"grpc://127.0.0.1:{grpc}", f"http://127.0.0.1:{http}"
     try:
-        with Client(hosts[1]) as client:  # its port opens last
+        with Client(http_url) as client:  # its port opens last
             wait_ready(client)
-        yield Running(*hosts, f"http://127.0.0.1:{metrics}/metrics", server)
+        yield Running(grpc_url, http_url, f"http://127.0.0.1:{metrics}/metrics", server)
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(60)

@@ -23,5 +23,5 @@ def good(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(base: Path, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
-    monkeypatch.setattr(adapter_catalogue, "FRESH_S", 0.0)
+    monkeypatch.setattr(adapter_catalogue, "_FRESH_S", 0.0)
     return Folder(base, good, tmp_path)

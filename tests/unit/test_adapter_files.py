@@ -8,6 +8,7 @@ import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ from tests.unit.adapter_folder import CONFIG, DEFAULTS, FILES, WEIGHTS, Folder
 )
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")  # PEFT on tied or saved embeddings
 def test_what_there_is_no_room_for_is_refused(
-    options: dict[str, object], problem: str, base: Path, tmp_path: Path
+    options: dict[str, Any], problem: str, base: Path, tmp_path: Path
 ) -> None:
     path = make_adapter(base, tmp_path / "adapter", **options)
     loader = AdapterLoader(empty_model(load_config(str(base))), max_rank=8)

@@ -64,11 +64,23 @@ def test_what_is_there_from_the_start_is_not_looked_for(folder: Folder) -> None:
 
 
 def test_what_was_just_looked_at_is_known(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter_catalogue, "FRESH_S", 60.0)
+    monkeypatch.setattr(adapter_catalogue, "_FRESH_S", 60.0)
+    look = os.stat
+
+    def slow(*arguments: Any, **options: Any) -> os.stat_result:
+        time.sleep(0.2)
+        return look(*arguments, **options)
+
     assert folder.catalogue.known("math") is None
-    served = folder.catalogue.read("math")
-    shutil.rmtree(folder.path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", slow)
+        served = folder.catalogue.read("math")
     assert folder.catalogue.known("math") is served
+    (folder.math / CONFIG).write_text("{")
+    time.sleep(1.0)
+    assert folder.catalogue.known("math") is None
+    assert folder.problem()
+    assert folder.catalogue.known("math") is None  # what is broken may be mended any time
 
 
 @pytest.mark.parametrize("name", ["../outside", "..", ".", "/etc", "math/", "a\0b", "math\n"])

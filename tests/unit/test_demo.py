@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Generator
+from typing import Literal
 
 import pytest
 from equations.contest import DECODINGS, Contest, answer, measure_speed
@@ -59,8 +60,8 @@ def held(problems: list[Problem], **texts: str) -> Contest:
 
 def shown(*, coloured: bool = False) -> tuple[Console, io.StringIO]:
     file = io.StringIO()
-    colours = "standard" if coloured else None
-    return Console(file=file, width=200, force_terminal=coloured, color_system=colours), file
+    system: Literal["standard"] | None = "standard" if coloured else None
+    return Console(file=file, width=200, force_terminal=coloured, color_system=system), file
 
 
 def test_right_is_the_value_not_the_form() -> None:

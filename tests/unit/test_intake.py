@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -38,13 +38,13 @@ class Catalogue(AdapterCatalogue):
 
     def __init__(self) -> None:
         super().__init__(SETTINGS, None)
-        self.read: Future[ServedAdapter] = Future()
+        self.going: Future[ServedAdapter] = Future()
 
     def known(self, name: str) -> ServedAdapter | None:
         return None if name == "b" else super().known(name)
 
     def reading(self, name: str) -> Future[ServedAdapter]:
-        return self.read
+        return self.going
 
 
 class SlowTokenizer:
@@ -84,7 +84,7 @@ class Setup:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.catalogue = Catalogue()
-        self.tokenizer: Any = SlowTokenizer(tokenizer)
+        self.tokenizer = cast(Any, SlowTokenizer(tokenizer))
         self.step = CountingStep()
         self.engine: Engine = new_engine(self.step, new_scheduler(2), QUEUE)
         self.thread = threading.Thread(target=self.engine.run)
@@ -107,8 +107,8 @@ class Setup:
 
     def close(self) -> None:
         self.tokenizer.go.set()
-        if not self.catalogue.read.done():
-            self.catalogue.read.set_result(ServedAdapter("b"))
+        if not self.catalogue.going.done():
+            self.catalogue.going.set_result(ServedAdapter("b"))
         self.engine.close()
         if self.thread.is_alive():
             self.thread.join(20)
@@ -142,7 +142,7 @@ def test_others_do_not_wait_for_what_is_read(setup: Setup) -> None:
     assert setup.ask("Hello", lora_name="a").done.wait(20)
     assert not slow.done.is_set()
     defaults = AdapterDefaults("greedy", 0.3, 0.25)
-    setup.catalogue.read.set_result(ServedAdapter("b", defaults=defaults))
+    setup.catalogue.going.set_result(ServedAdapter("b", defaults=defaults))
     assert slow.done.wait(20)
     assert slow.tokens == [100, 101, 102]
     assert slow.request
@@ -151,7 +151,7 @@ def test_others_do_not_wait_for_what_is_read(setup: Setup) -> None:
 
 @pytest.mark.parametrize("error", [InvalidRequestError("lora_name", "no"), RuntimeError("secret")])
 def test_what_cannot_be_read_is_refused(error: Exception, setup: Setup) -> None:
-    setup.catalogue.read.set_exception(error)
+    setup.catalogue.going.set_exception(error)
     reply = setup.ask("Hello", lora_name="b")
     assert reply.done.wait(20)
     assert isinstance(reply.error, ColdError)
@@ -282,7 +282,7 @@ def test_draining_ends_with_what_has_arrived(setup: Setup) -> None:
     setup.tokenizer.go.set()
     assert slow.done.wait(20)
     assert setup.thread.is_alive()
-    setup.catalogue.read.set_result(ServedAdapter("b"))
+    setup.catalogue.going.set_result(ServedAdapter("b"))
     assert read.done.wait(20)
     setup.thread.join(20)
     assert not setup.thread.is_alive()

@@ -14,7 +14,7 @@ from peft import PeftModel
 from cold_backend.adapter_loader import AdapterLoader
 from cold_backend.adapter_store import AdapterStore
 from cold_backend.adapters import check_fit, find_adapter_stamp, load_adapter
-from cold_backend.checkpoint import empty_model, load_config, load_model
+from cold_backend.checkpoint import context_limit, empty_model, load_config, load_model
 from cold_backend.contract import (
     AdapterChange,
     AdapterReport,
@@ -25,7 +25,7 @@ from cold_backend.contract import (
 )
 from cold_backend.decoder import is_lean
 from cold_backend.language_model import LanguageModel
-from cold_backend.loading import network_of
+from cold_backend.loading import checked_network
 from cold_backend.lora import AdapterSet
 from cold_kernels import load_ops
 from tests.families import FAMILIES, VOCAB, make_adapter, make_model
@@ -48,7 +48,7 @@ def packed(
         check_fit(adapter, empty_model(config))
     model = load_model(str(path), config, dtype, CPU)
     adapters_of_model = AdapterSet(loaded, room, max_rank=6)
-    network = network_of(model, adapters_of_model, load_ops(kernels, CPU), CONTEXT)
+    network = checked_network(model, adapters_of_model, load_ops(kernels, CPU), CONTEXT)
     store = AdapterStore(AdapterLoader(empty_model(config), max_rank=6))
     return LanguageModel(network, readers, slots=4, context=CONTEXT, store=store)
 
@@ -223,6 +223,39 @@ def test_which_models_run_lean(tmp_path: Path) -> None:
     assert lean == {"llama", "qwen2", "qwen3"}
 
 
+ROPES: list[dict[str, Any]] = [
+    {"rope_type": "linear", "factor": 2.0},
+    {"type": "linear", "factor": 3.0},
+    {"type": "dynamic", "factor": 2.0},
+    {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+    {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    },
+    {
+        "rope_type": "longrope",
+        "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
+        "long_factor": [2.0] * 8,
+        "original_max_position_embeddings": 96,
+    },
+]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+@pytest.mark.parametrize("rope", ROPES, ids=lambda rope: f"{next(iter(rope.values()))}")
+def test_scaled_positions(rope: dict[str, Any], family: str, tmp_path: Path) -> None:
+    base = make_model(family, tmp_path / "base", rope_scaling=rope)
+    assert context_limit(load_config(str(base))) >= CONTEXT
+    ids = prompt(90, 1)
+    model = packed(base)
+    model.forward(np.array(ids[:50]), rows({Row.LENGTH: 50}))
+    (logits,) = model.forward(np.array(ids[50:]), rows({Row.START: 50, Row.LENGTH: 40}))
+    torch.testing.assert_close(logits[0], reference(base, ids)[-1], atol=2e-4, rtol=1e-4)
+
+
 ADAPTER_KINDS: dict[str, dict[str, Any]] = {
     "rslora": {"use_rslora": True, "lora_alpha": 8},
     "patterns": {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.mlp.up_proj": 32}},
@@ -234,12 +267,33 @@ ADAPTER_KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ADAPTER_KINDS)
+# Embeddings and logits that are scaled or squashed, tied heads, learned positions.
+OTHERS = {
+    "gemma": ["embedding", "head"],
+    "gemma3_text": ["embedding"],
+    "gemma2": ["head"],
+    "granite": ["embedding", "head"],
+    "cohere": ["embedding", "head"],
+    "gpt2": ["gpt2"],
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [("llama", kind) for kind in ADAPTER_KINDS]
+    + [(family, kind) for family, kinds in OTHERS.items() for kind in kinds],
+)
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")  # PEFT on tied or saved embeddings
-def test_adapters_of_every_form_side_by_side(kind: str, tmp_path: Path) -> None:
-    base = make_model("llama", tmp_path / "base")
+def test_adapters_of_every_form_side_by_side(family: str, kind: str, tmp_path: Path) -> None:
+    scaled: dict[str, Any] = {
+        "embedding_multiplier": 3.0,
+        "logits_scaling": 0.5,
+        "logit_scale": 0.25,
+    }
+    base = make_model(family, tmp_path / "base", **scaled)
     plain = make_adapter(base, tmp_path / "plain", r=3)
-    special = make_adapter(base, tmp_path / "special", seed=5, **ADAPTER_KINDS[kind])
+    options = {"target_modules": ["wte", "wpe"]} if kind == "gpt2" else ADAPTER_KINDS[kind]
+    special = make_adapter(base, tmp_path / "special", seed=5, **options)
     expert = packed(base, {"plain": plain, "special": special})
     ids = prompt(9, 3)
 

@@ -109,14 +109,15 @@ def test_what_was_dropped_is_told_when_somebody_reads() -> None:
         writer.put(b"%d " % number + b"x" * 1000)
     dropped = writer.dropped
     assert dropped > 1000
-    numbers, told = [], 0
+    numbers: list[int] = []
+    told = 0
     with os.fdopen(read, "rb") as file:
         while len(numbers) + told < 5000:
-            number, text = file.readline().split(maxsplit=1)
+            head, text = file.readline().split(maxsplit=1)
             if text == b"lines of the log were dropped\n":
-                told += int(number)
+                told += int(head)
             else:
-                numbers.append(int(number))
+                numbers.append(int(head))
         assert numbers == sorted(numbers)
         assert told == dropped
         writer.put(b"the next")

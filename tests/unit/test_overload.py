@@ -40,11 +40,13 @@ def parser(tokenizer: Tokenizer) -> RequestParser:
 
 
 def served(queue: WaitingQueue, count: int, now_s: float, tokens: int = 10) -> list[Sequence]:
-    taken = []
+    taken: list[Sequence] = []
     for _ in range(count):
-        taken.append(queue.next(now_s))
-        queue.take(taken[-1])
-        queue.charge(taken[-1].request.adapter, tokens)
+        found = queue.next(now_s)
+        assert found
+        taken.append(found)
+        queue.take(found)
+        queue.charge(found.request.adapter, tokens)
     return taken
 
 

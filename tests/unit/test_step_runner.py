@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ import pytest
 
 from cold_backend.adapter_catalogue import ServedAdapter
 from cold_backend.adapter_slots import AdapterSlots
-from cold_backend.contract import Reads, Step, StepResult, unpack_changes
+from cold_backend.contract import (
+    AdapterReport,
+    Reads,
+    Step,
+    StepResult,
+    pack_reports,
+    unpack_changes,
+)
 from cold_backend.errors import StepError
 from cold_backend.fused import FusedExecution
 from cold_backend.request import RequestParser
@@ -134,8 +142,13 @@ def test_a_token_without_text_ends_its_request_alone(
 
 def test_adapters_are_loaded_again(parser: RequestParser, tokenizer: Tokenizer) -> None:
     """Nobody knows what the models hold after a failed step."""
+
+    def loading(step: Step) -> StepResult:
+        reports = (AdapterReport(c.index, c.name, c.stamp) for c in unpack_changes(step.adapters))
+        return replace(CountingStep()(step), loads=pack_reports(reports))
+
     slots = AdapterSlots(["a"], 4)
-    step = Fragile(CountingStep())
+    step = Fragile(loading)
     engine = new_engine(step, new_scheduler(4, slots), 10)
     sequences = [
         sequence(parser, tokenizer, max_tokens=2, input_ids=[5, token]) for token in (6, BAD, 7)
@@ -145,8 +158,10 @@ def test_adapters_are_loaded_again(parser: RequestParser, tokenizer: Tokenizer) 
         engine.submit(one)
     run_all(engine, sequences)
     loaded = [{c.name for c in unpack_changes(s.adapters)} for s in step.steps]
+    assert loaded[0] == {"x", "y", "z"}
     for n, failed in enumerate(step.steps[:-1]):
         assert loaded[n + 1] == ({"x", "y", "z"} if BAD in failed.tokens else set())
+    assert slots.is_ready(sequences[0].adapter)
     assert [sink(one).error is None for one in sequences] == [True, False, True]
 
 

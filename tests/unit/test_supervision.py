@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from cold_backend.errors import ConfigError
 from cold_backend.pulse import Pulse, Signs, read_pulse
+from cold_backend.server import backlog as backlogs
 from cold_backend.server import workspace as workspaces
 from cold_backend.server.liveness import Liveness
 from cold_backend.server.process import Endpoints, ServerProcess
@@ -30,14 +32,15 @@ class Scene:
     def __init__(self) -> None:
         self.now_s = 100.0
         self.beating = True
-        self.accepting_s = self.stepping_s = 0.0
+        self.accepting_s = self.stepping_s = self.accepted = 0.0
+        self.waits = False
         self._beat_s = 100.0
-        self.liveness = Liveness(self._signs, 20, 300, lambda: self.now_s)
+        self.liveness = Liveness(self._signs, lambda: self.waits, 20, 300, lambda: self.now_s)
 
     def _signs(self) -> Signs:
         if self.beating:
             self._beat_s = self.now_s
-        return Signs(self._beat_s, self.accepting_s, self.stepping_s)
+        return Signs(self._beat_s, self.accepting_s, self.stepping_s, self.accepted)
 
     def after(self, seconds: float, *, look_s: float = 0.5) -> str | None:
         """What is found at the end of so many seconds, or before."""
@@ -54,6 +57,52 @@ def test_a_request_that_hangs_is_noticed() -> None:
     scene.accepting_s = scene.now_s
     assert scene.after(19) is None
     assert "accept_timeout_s" in (scene.after(5) or "")
+
+
+def test_requests_that_wait_while_none_is_taken_in_are_noticed() -> None:
+    scene = Scene()
+    scene.waits = True
+    for _ in range(10):
+        scene.accepted += 1
+        assert scene.after(15) is None
+    assert "accept_timeout_s" in (scene.after(15) or "")
+    scene.waits = False
+    assert scene.after(100) is None
+
+
+def metrics(pending: float) -> bytes:
+    return (
+        "# TYPE nv_inference_pending_request_count gauge\n"
+        'nv_inference_pending_request_count{model="base_lm",version="1"} 7.000000\n'
+        f'nv_inference_pending_request_count{{model="cold",version="1"}} {pending:f}\n'
+    ).encode()
+
+
+def test_what_waits_is_read_from_the_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlogs, "_INTERVAL_S", 0.05)
+    pages = {"page": metrics(0)}
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(pages["page"])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        backlog = backlogs.Backlog(f"http://127.0.0.1:{server.server_address[1]}/metrics")
+        for page, waits in ((metrics(2), True), (b"", False), (metrics(1), True)):
+            pages["page"] = page
+            give_up_s = time.monotonic() + 10
+            while backlog.waits() is not waits:
+                assert time.monotonic() < give_up_s
+        server.shutdown()
+    while backlog.waits():  # nobody answers any more
+        assert time.monotonic() < give_up_s + 10
+    backlog.close()
 
 
 def test_many_requests_are_no_hang() -> None:
@@ -98,13 +147,13 @@ def test_a_machine_that_slept_has_not_hung() -> None:
 
 
 def test_before_the_first_beat_nothing_is_wrong() -> None:
-    liveness = Liveness(lambda: Signs(0, 0, 0), 20, 300, lambda: 1e9)
+    liveness = Liveness(lambda: Signs(0, 0, 0, 0), lambda: False, 20, 300, lambda: 1e9)
     assert liveness.failure is None
 
 
 def test_a_pulse_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "pulse"
-    assert read_pulse(path) == Signs(0, 0, 0)
+    assert read_pulse(path) == Signs(0, 0, 0, 0)
     pulse, begun_s = Pulse(path), time.monotonic()
     while not read_pulse(path).beat_s:
         assert time.monotonic() < begun_s + 10
@@ -118,26 +167,30 @@ def test_a_pulse_is_read_back(tmp_path: Path) -> None:
     pulse.close()
 
 
-def endpoints() -> Endpoints:
-    http, grpc, metrics = free_ports(3)
-    return Endpoints(http_port=http, grpc_port=grpc, metrics_port=metrics)
+def endpoints(count: int = 1) -> list[Endpoints]:
+    """So many, that share no port."""
+    ports = iter(free_ports(3 * count))
+    return [
+        Endpoints(http_port=next(ports), grpc_port=next(ports), metrics_port=next(ports))
+        for _ in range(count)
+    ]
 
 
 @pytest.mark.parametrize("port", ["http_port", "grpc_port", "metrics_port"])
 def test_a_port_is_claimed_by_one_server(port: str) -> None:
-    first, second = endpoints(), endpoints()
+    first, second, third = endpoints(3)
     object.__setattr__(second, port, getattr(first, port))
     with first.claim():
         with pytest.raises(ConfigError, match=rf"^{port}: .*another cold-server"):
             second.claim()
-        with endpoints().claim():
+        with third.claim():
             pass
     with second.claim():
         pass
 
 
 def test_a_port_that_others_have_is_refused_and_claims_nothing() -> None:
-    ours = endpoints()
+    (ours,) = endpoints()
     with (
         socket.create_server(("127.0.0.1", ours.metrics_port)),
         pytest.raises(ConfigError, match=r"^metrics_port: .*in use"),
@@ -148,7 +201,7 @@ def test_a_port_that_others_have_is_refused_and_claims_nothing() -> None:
 
 
 def test_ready_is_who_listens() -> None:
-    ours = endpoints()
+    (ours,) = endpoints()
     assert not ours.is_served_by(os.getpid())
     with socket.create_server(("127.0.0.1", ours.http_port)):
         assert ours.is_served_by(os.getpid())

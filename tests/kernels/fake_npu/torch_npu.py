@@ -2,10 +2,12 @@
 
 import os
 import types
+from typing import Any
 
 import torch
 
-npu = types.ModuleType("torch.npu")
+npu: Any = types.ModuleType("torch.npu")
+extended: Any = torch.utils
 
 
 def _visible() -> list[str]:
@@ -21,6 +23,6 @@ npu._is_in_bad_fork = lambda: False
 npu.manual_seed_all = lambda seed: None
 npu.get_amp_supported_dtype = lambda: [torch.float16, torch.bfloat16]
 
-torch.utils.rename_privateuse1_backend("npu")
+extended.rename_privateuse1_backend("npu")
 torch._register_device_module("npu", npu)
-torch.utils.generate_methods_for_privateuse1_backend(for_storage=False)
+extended.generate_methods_for_privateuse1_backend(for_storage=False)

@@ -37,7 +37,7 @@ def failure(message: str) -> Any:
     return pb.ModelStreamInferResponse(error_message=message)
 
 
-class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
     """Answers every request with `script`: replies, an error (code, message), or HANG.
 
     With credentials it speaks TLS.
