@@ -11,12 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from cold_backend.adapter_catalogue import ServedAdapter, load_error
 from cold_backend.admission import Admission
 from cold_backend.contract import AdapterReport, Step, StepResult
-from cold_backend.errors import (
-    ColdError,
-    DeadlineError,
-    ShuttingDownError,
-    StepError,
-)
+from cold_backend.errors import ColdError, DeadlineError, ShuttingDownError, StepError
 from cold_backend.lobby import Lobby
 from cold_backend.scheduler import Chunk, Scheduler
 from cold_backend.sequence import FinishReason, Sequence
@@ -160,20 +155,8 @@ class Engine:
             return has_work() and not self._closing
 
     def _admit(self) -> None:
-        adapters = self._scheduler.adapters
         with self._changed:
-            if any(sequence.adapter.path for sequence in self._waiting):
-                turns = self._waiting.order(time.monotonic())
-                adapters.prepare(sequence.adapter for sequence in turns)
-            while self._waiting and self._scheduler.free:
-                now_s = time.monotonic()
-                sequence = self._waiting.next(now_s, lambda s: adapters.is_ready(s.adapter))
-                if sequence is None or sequence.width > self._scheduler.free:
-                    return  # narrower ones that came in between would keep it waiting for ever
-                self._waiting.take(sequence)
-                sequence.admitted_s = now_s
-                self._scheduler.admit(sequence)
-                self._waiting.charge(sequence.request.adapter, len(sequence.request.prompt))
+            for sequence in self._lobby.admit():
                 self._telemetry.admitted(sequence)
 
     def _advance(self, chunks: list[Chunk], begun_s: float) -> None:
@@ -272,15 +255,8 @@ class Engine:
             if sequence.slot < 0:
                 self._waiting.remove(sequence)
             else:
-                self._scheduler.release(sequence)
-                self._admission.slot_released(now_s, waiting=bool(self._waiting))
-                if end in (FinishReason.STOP, FinishReason.LENGTH):
-                    self._admission.answered(
-                        sequence.first_token_s - sequence.admitted_s,
-                        now_s - sequence.first_token_s,
-                        sequence.output_length,
-                        sequence.request.max_tokens,
-                    )
+                answered = end in (FinishReason.STOP, FinishReason.LENGTH)
+                self._lobby.release(sequence, now_s, answered=answered)
         self._telemetry.ended(sequence, end, now_s)
 
     def _end_unwanted(self, now_s: float) -> None:
