@@ -88,9 +88,11 @@ def empty_model(config: Any) -> nn.Module:
 
 def _loaded(path: str, config: Any, **options: Any) -> nn.Module:
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
     from cold_backend.attention import ATTENTION_NAME
 
+    disable_progress_bar()  # half a second of it among the lines of a log
     with refusing(f"base_model: {path}"):
         check_files(Path(path))
         with LoadReport():
