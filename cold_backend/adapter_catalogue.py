@@ -12,6 +12,7 @@ from pathlib import Path
 from cold_backend.adapter_defaults import FILE, AdapterDefaults, read_defaults
 from cold_backend.adapter_files import Stamp, find_stamp
 from cold_backend.adapter_folder import AdapterFolder
+from cold_backend.adapter_notes import find_notes
 from cold_backend.adapter_store import READ_LIMIT_S, AdapterStore
 from cold_backend.adapters import find_adapter_stamp
 from cold_backend.config import Settings
@@ -82,6 +83,7 @@ class AdapterCatalogue:
 
     def __init__(self, settings: Settings, store: AdapterStore | None) -> None:
         self._store = store
+        self._base_model = settings.base_model
         self._pool = store.pool if store else ReaderPool()
         self._folder = AdapterFolder(settings.adapters_dir, tuple(settings.adapters))
         self._fixed = {"": ServedAdapter("")} | {
@@ -180,6 +182,8 @@ class AdapterCatalogue:
                 stamp = self._store.read(name, str(path)).stamp
                 if stamp != stamps[0]:
                     raise AdapterUnreadableError(name, "changed while it was read")
+                for note in find_notes(name, path, self._base_model):
+                    _log.warning("%s", note)
         except AdapterUnreadableError:
             raise  # it says nothing of the adapter
         except ConfigError as error:

@@ -5,26 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from cold_backend.adapter_catalogue import ServedAdapter, load_error
 from cold_backend.admission import Admission
-from cold_backend.beam import BeamSearch
 from cold_backend.contract import AdapterReport, Step, StepResult
-from cold_backend.errors import (
-    ColdError,
-    DeadlineError,
-    ShuttingDownError,
-    StepError,
-)
+from cold_backend.errors import ColdError, DeadlineError, ShuttingDownError, StepError
 from cold_backend.lobby import Lobby
 from cold_backend.scheduler import Chunk, Scheduler
 from cold_backend.sequence import FinishReason, Sequence
-from cold_backend.step_runner import Done, StepRunner
+from cold_backend.step_runner import Done, Picked, StepRunner
 from cold_backend.telemetry import Load, Telemetry
-from cold_backend.token import Continuation, Token
+from cold_backend.token import Token
 from cold_backend.waiting import Waiter
 
 _log = logging.getLogger(__name__)
@@ -162,20 +155,8 @@ class Engine:
             return has_work() and not self._closing
 
     def _admit(self) -> None:
-        adapters = self._scheduler.adapters
         with self._changed:
-            if any(sequence.adapter.path for sequence in self._waiting):
-                turns = self._waiting.order(time.monotonic())
-                adapters.prepare(sequence.adapter for sequence in turns)
-            while self._waiting and self._scheduler.free:
-                now_s = time.monotonic()
-                sequence = self._waiting.next(now_s, lambda s: adapters.is_ready(s.adapter))
-                if sequence is None or sequence.width > self._scheduler.free:
-                    return  # narrower ones that came in between would keep it waiting for ever
-                self._waiting.take(sequence)
-                sequence.admitted_s = now_s
-                self._scheduler.admit(sequence)
-                self._waiting.charge(sequence.request.adapter, len(sequence.request.prompt))
+            for sequence in self._lobby.admit():
                 self._telemetry.admitted(sequence)
 
     def _advance(self, chunks: list[Chunk], begun_s: float) -> None:
@@ -225,53 +206,32 @@ class Engine:
                 self._fail(sequence, error)
 
     def _deliver(self, done: Done, now_s: float) -> None:
-        emitting = [chunk.sequence for chunk in done.chunks if chunk.emits]
-        for chunk in done.chunks:
-            chunk.sequence.fed += chunk.length
-        self._charge(emitting)
-        rows_of: dict[Sequence, list[int]] = {}
-        for row, sequence in enumerate(emitting):
-            rows_of.setdefault(sequence.owner, []).append(row)
-        for sequence, rows in rows_of.items():
-            if sequence.slot < 0:
-                continue  # its adapter has failed
+        everything = done.take()
+        with self._changed:
+            for picked in everything:
+                self._waiting.charge(picked.sequence.request.adapter, len(picked.tokens))
+        for picked in everything:
+            sequence = picked.sequence
             try:
-                self._deliver_to(sequence, rows, done, now_s)
+                if sequence.slot >= 0:  # else its adapter has failed
+                    self._deliver_to(sequence, picked, now_s)
             except Exception:
                 # One answer that cannot be made into text must not take the others along.
                 _log.exception("a token could not be delivered")
                 if sequence.slot >= 0:
                     self._fail(sequence, StepError(_FAILED))
 
-    def _deliver_to(self, sequence: Sequence, rows: list[int], done: Done, now_s: float) -> None:
-        tokens = [done.tokens[row] for row in rows]
-        found = [done.continuations[row] for row in rows if row in done.continuations]
-        is_finite = all(token.id >= 0 for token in tokens)
-        if not is_finite or (sequence.search and len(found) < len(rows)):
+    def _deliver_to(self, sequence: Sequence, picked: Picked, now_s: float) -> None:
+        if not picked.is_finite:
             self._fail(sequence, StepError("the model's logits were not finite"))
-        elif sequence.search:
-            self._search(sequence, sequence.search, found, now_s)
-        else:
-            self._send(sequence, self._accept(sequence, tokens[0], now_s))
-
-    def _charge(self, emitting: list[Sequence]) -> None:
-        """Counts the tokens that are picked as served to their adapters."""
-        counts = Counter(sequence.request.adapter for sequence in emitting)
-        with self._changed:
-            for adapter, tokens in counts.items():
-                self._waiting.charge(adapter, tokens)
-
-    def _search(
-        self,
-        sequence: Sequence,
-        search: BeamSearch[Sequence],
-        found: list[list[Continuation]],
-        now_s: float,
-    ) -> None:
+            return
+        tokens = picked.tokens
+        if sequence.search:
+            tokens = sequence.advance(sequence.search, picked.continuations, now_s)
         reason = None
-        for token in sequence.advance(search, found, now_s):
+        for token in tokens:
             reason = self._accept(sequence, token, now_s)
-        if reason is not None:
+        if reason is not None or not sequence.search:
             self._send(sequence, reason)
 
     def _accept(self, sequence: Sequence, token: Token, now_s: float) -> FinishReason | None:
@@ -295,15 +255,8 @@ class Engine:
             if sequence.slot < 0:
                 self._waiting.remove(sequence)
             else:
-                self._scheduler.release(sequence)
-                self._admission.slot_released(now_s, waiting=bool(self._waiting))
-                if end in (FinishReason.STOP, FinishReason.LENGTH):
-                    self._admission.answered(
-                        sequence.first_token_s - sequence.admitted_s,
-                        now_s - sequence.first_token_s,
-                        sequence.output_length,
-                        sequence.request.max_tokens,
-                    )
+                answered = end in (FinishReason.STOP, FinishReason.LENGTH)
+                self._lobby.release(sequence, now_s, answered=answered)
         self._telemetry.ended(sequence, end, now_s)
 
     def _end_unwanted(self, now_s: float) -> None:

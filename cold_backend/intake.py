@@ -172,7 +172,7 @@ class Intake:
         if error is None:
             self._tokenise_later(arrival, reading.result())
         else:
-            self._refuse(arrival, _told(error))
+            self._refuse(arrival, told(error))
 
     def _tokenise_later(self, arrival: Arrival, adapter: ServedAdapter) -> None:
         size = arrival.draft.text_bytes
@@ -187,7 +187,7 @@ class Intake:
                 self._check_wanted(arrival)
                 self._submit(arrival, adapter)
         except Exception as error:
-            self._refuse(arrival, _told(error))
+            self._refuse(arrival, told(error))
 
     def _submit(self, arrival: Arrival, adapter: ServedAdapter) -> None:
         request = self._parser.complete(arrival.draft, adapter.defaults)
@@ -205,7 +205,7 @@ class Intake:
             try:
                 self._engine.enter(sequence)
             except Exception as error:
-                self._tell(arrival, _told(error))
+                self._tell(arrival, told(error))
 
     def _check_wanted(self, arrival: Arrival) -> None:
         """Raises what ends a request that has waited for too long or that nobody waits for."""
@@ -228,7 +228,7 @@ class Intake:
                 try:
                     self._check_wanted(arrival)
                 except Exception as error:
-                    self._refuse(arrival, _told(error))
+                    self._refuse(arrival, told(error))
 
     def _refuse(self, arrival: Arrival, error: ColdError) -> None:
         if self._take_out(arrival):
@@ -248,7 +248,7 @@ class Intake:
             return True
 
 
-def _told(error: BaseException) -> ColdError:
+def told(error: BaseException) -> ColdError:
     """What the client is told of an error."""
     if isinstance(error, ColdError):
         return error

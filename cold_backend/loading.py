@@ -101,7 +101,9 @@ def load_tokenizer(settings: Settings) -> Tokenizer:
         ConfigError: the model directory has none.
     """
     config = load_config(settings.base_model)
-    return Tokenizer(settings.base_model, config.get_text_config().vocab_size)
+    with refusing("base_model"):
+        vocab_size = config.get_text_config().vocab_size
+    return Tokenizer(settings.base_model, vocab_size)
 
 
 def ops_for(settings: Settings, device: torch.device) -> Ops:

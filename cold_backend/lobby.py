@@ -51,6 +51,35 @@ class Lobby:
         self._check(sequence)
         self.queue.put(sequence)
 
+    def admit(self) -> Iterator[Sequence]:
+        """Gives slots to those whose turn it is, as long as there are any."""
+        adapters = self._scheduler.adapters
+        if any(sequence.adapter.path for sequence in self.queue):
+            turns = self.queue.order(time.monotonic())
+            adapters.prepare(sequence.adapter for sequence in turns)
+        while self.queue and self._scheduler.free:
+            now_s = time.monotonic()
+            sequence = self.queue.next(now_s, lambda s: adapters.is_ready(s.adapter))
+            if sequence is None or sequence.width > self._scheduler.free:
+                return  # narrower ones that came in between would keep it waiting for ever
+            self.queue.take(sequence)
+            sequence.admitted_s = now_s
+            self._scheduler.admit(sequence)
+            self.queue.charge(sequence.request.adapter, len(sequence.request.prompt))
+            yield sequence
+
+    def release(self, sequence: Sequence, now_s: float, *, answered: bool) -> None:
+        """Takes the slots of a sequence back, which was `answered` if it came to its end."""
+        self._scheduler.release(sequence)
+        self._admission.slot_released(now_s, waiting=bool(self.queue))
+        if answered:
+            self._admission.answered(
+                sequence.first_token_s - sequence.admitted_s,
+                now_s - sequence.first_token_s,
+                sequence.output_length,
+                sequence.request.max_tokens,
+            )
+
     def line(self) -> Line:
         """The sequences that run, for others to stand behind."""
         running = [(s.width, s.pending_prompt) for s in self._scheduler.running]

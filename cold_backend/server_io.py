@@ -20,7 +20,7 @@ from cold_backend.collection import collect_from_now_on
 from cold_backend.config import Settings, load_settings
 from cold_backend.contract import STEP_MODEL, Step, StepResult
 from cold_backend.errors import ColdError, ErrorCode, StepError
-from cold_backend.intake import Intake
+from cold_backend.intake import Intake, told
 from cold_backend.logs import set_up_log
 from cold_backend.metrics import FAMILIES, Family, Labels
 from cold_backend.outbox import Outbox
@@ -117,11 +117,8 @@ def accept(
         # tritonserver's own trace must not be used once `execute` has returned; its context may.
         trace = json.loads(request.trace().get_context() or "{}")
         return intake.take(read_tensors(request), reply, request_id, trace, accepted_s)
-    except ColdError as raised:
-        error = raised
-    except Exception:
-        _log.exception("a request could not be accepted")
-        error = ColdError("internal error")
+    except Exception as raised:
+        error = told(raised)
     telemetry.refused(error, request_id, trace)
     refuse(sender, error)
 

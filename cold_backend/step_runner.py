@@ -23,6 +23,27 @@ _TRIES = 8
 
 
 @dataclass(frozen=True, slots=True)
+class Picked:
+    """What a step found for one request.
+
+    Attributes:
+        sequence: of the request.
+        tokens: one, or one for each of its beams.
+        continuations: of each of its beams; empty if it has none.
+    """
+
+    sequence: Sequence
+    tokens: list[Token]
+    continuations: list[list[Continuation]]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the model's logits were numbers."""
+        has_all = all(self.continuations) or not self.sequence.search
+        return has_all and all(token.id >= 0 for token in self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """Chunks that have been fed, and what the step found.
 
@@ -35,6 +56,21 @@ class Done:
     chunks: list[Chunk]
     tokens: list[Token]
     continuations: dict[int, list[Continuation]]
+
+    def take(self) -> list[Picked]:
+        """What was picked, request by request.
+
+        Mutates: the sequences, whose tokens have been fed.
+        """
+        emitting = [chunk.sequence for chunk in self.chunks if chunk.emits]
+        for chunk in self.chunks:
+            chunk.sequence.fed += chunk.length
+        picked: dict[Sequence, Picked] = {}
+        for row, sequence in enumerate(emitting):
+            one = picked.setdefault(sequence.owner, Picked(sequence.owner, [], []))
+            one.tokens.append(self.tokens[row])
+            one.continuations.append(self.continuations.get(row, []))
+        return [*picked.values()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from cold_backend.chat_template import ChatTemplate
 from cold_backend.detokenizer import Detokenizer
 from cold_backend.end_of_sequence import end_tokens
 from cold_backend.errors import ConfigError, InvalidRequestError
+from cold_backend.refusal import refusing
 
 _log = logging.getLogger(__name__)
 
@@ -140,15 +141,14 @@ class Tokenizer:
 def _load(path: str) -> Any:
     from transformers import AutoTokenizer
 
-    try:
+    problem = f"base_model: {path} has no usable tokenizer"
+    with refusing(problem):
         tokenizer: Any = AutoTokenizer.from_pretrained(
             path, local_files_only=True, trust_remote_code=False
         )
         plain = set(tokenizer.get_vocab()).difference(tokenizer.get_added_vocab())
-    except Exception as error:  # broken files raise whatever they run into
-        raise ConfigError(f"base_model: {path} has no usable tokenizer: {_shown(error)}") from error
     if len(plain) < 2:  # transformers makes one of nothing where a file is missing
-        raise ConfigError(f"base_model: {path} has no usable tokenizer: its vocabulary is missing")
+        raise ConfigError(f"{problem}: its vocabulary is missing")
     return tokenizer
 
 

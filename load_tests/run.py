@@ -45,8 +45,10 @@ def main() -> int:
         command = server_command(options.base_model, options.adapter, options.dtype)
         server = subprocess.Popen(command, stderr=file)
         try:
-            ready = is_ready(server)
-            return subprocess.run(locust_command(*options.locust)).returncode if ready else 1
+            if not is_ready(server):
+                print(f"the server ended before it was ready: see {log}", file=sys.stderr)
+                return 1
+            return subprocess.run(locust_command(*options.locust)).returncode
         finally:
             server.send_signal(signal.SIGINT)
             server.wait()

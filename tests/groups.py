@@ -82,6 +82,11 @@ def _needed(item: pytest.Item) -> list[str]:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(programs): starts these programs (tests/groups.py)")
     config.stash[_LEFT_OUT] = Counter()
+    if os.environ.get(_WANTED) == "all" and not hasattr(config, "workerinput"):
+        missing = [f"{group}: {why}" for name, group in GROUPS.items() if (why := obstacle(name))]
+        if missing:
+            lines = "\n".join([*missing, _HOW])
+            raise pytest.UsageError(f"{_WANTED} is all, and tests would be left out:\n{lines}")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -103,9 +108,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         reasons = [(GROUPS[name], why) for name in _needed(item) if (why := obstacle(name))]
         left_out.update(reasons[:1])
         (dropped if reasons else kept).append(item)
-    if dropped and os.environ.get(_WANTED) == "all":
-        said = "\n".join(_lines(left_out))
-        raise pytest.UsageError(f"{_WANTED} is all, and this would be left out:\n{said}")
     if dropped:
         items[:] = kept
         config.hook.pytest_deselected(items=dropped)
@@ -128,7 +130,7 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     left_out = config.stash[_LEFT_OUT]
-    if left_out and os.environ.get(_WANTED) != "all":
+    if left_out:
         terminalreporter.section(f"left out: {left_out.total()} of the tests", yellow=True)
         for line in _lines(left_out):
             terminalreporter.line(line)

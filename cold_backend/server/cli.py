@@ -123,6 +123,7 @@ def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
     """Checks what can be checked without loading weights; settles the context."""
     # Imported late: --help and a wrong option should not wait for torch.
     from cold_backend.adapter_defaults import read_defaults
+    from cold_backend.adapter_notes import find_notes
     from cold_backend.adapters import check_fit, load_adapter
     from cold_backend.checkpoint import check_model, context_limit, load_config
     from cold_backend.loading import load_tokenizer, ops_for, take_device
@@ -142,6 +143,8 @@ def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
     for name, path in settings.adapters.items():
         check_fit(load_adapter(name, path), model)
         read_defaults(Path(path))
+        for note in find_notes(name, Path(path), settings.base_model):
+            say(f"cold-server: warning: {note}")
     load_tokenizer(settings)
     return settings
 

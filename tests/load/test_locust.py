@@ -20,17 +20,9 @@ def locust(server: Server, *options: str) -> subprocess.CompletedProcess[str]:
     urls = ("--host", server.http, "--grpc-url", server.grpc)
     stop = ("--stop-timeout", "60")
     program = Path(sys.executable).parent / "locust"
+    file = ROOT / "load_tests/locustfile.py"
     return subprocess.run(
-        [
-            program,
-            "-f",
-            ROOT / "load_tests/locustfile.py",
-            "--headless",
-            *urls,
-            *MIX,
-            *stop,
-            *options,
-        ],
+        [program, "-f", file, "--headless", *urls, *MIX, *stop, *options],
         capture_output=True,
         text=True,
         timeout=120,

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from unittest import mock
 
+import pytest
+
 from tests.documents import ROOT
 from tests.programs.named import console
 
@@ -26,13 +28,11 @@ def parser_of(program: str) -> argparse.ArgumentParser:
     if program in console():
         return _captured(importlib.import_module(_module(ROOT / console()[program])).main)
     path = ROOT / program
-    # What the Makefile's other environments have.
-    absent = {"lowering": mock.MagicMock()}
-    with (
-        mock.patch.object(sys, "argv", [str(path)]),
-        mock.patch.object(sys, "path", [str(path.parent), str(ROOT / "examples"), *sys.path]),
-        mock.patch.dict(sys.modules, absent),
-    ):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(path)])
+        patch.setattr(sys, "path", [str(path.parent), str(ROOT / "examples"), *sys.path])
+        # It needs compilers that another environment of the Makefile has.
+        patch.setitem(sys.modules, "lowering", mock.MagicMock())
         if program.startswith(_MODULES):
             return _captured(lambda: runpy.run_module(_module(path), run_name="__main__"))
         return _captured(lambda: runpy.run_path(str(path), run_name="__main__"))

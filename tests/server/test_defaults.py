@@ -115,8 +115,8 @@ def test_evaluation_over_the_server(
             fields: dict[str, dict[str, Any]] = {
                 "base": {"decoding": "base"},
                 "greedy": {"decoding": "greedy"},
+                "cold a=0.05 b=3": STRONG,
             }
-            fields["cold a=0.05 b=3"] = STRONG
             (name,) = result.decodings
             if name in fields:
                 request = Request(text_input=prompt, max_tokens=12, **fields[name])
