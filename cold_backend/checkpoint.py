@@ -18,6 +18,8 @@ from cold_backend.errors import ConfigError
 from cold_backend.refusal import refusing
 from cold_backend.weight_files import LoadReport, check_files, check_found
 
+# Types of layers, as configurations call them.
+_WITH_STATE = {"conv", "hybrid", "hybrid_sliding", "linear_attention", "mamba", "recurrent"}
 _NO_INTERFACE = "models that do not use transformers' attention interface are not supported"
 
 
@@ -88,9 +90,11 @@ def empty_model(config: Any) -> nn.Module:
 
 def _loaded(path: str, config: Any, **options: Any) -> nn.Module:
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
     from cold_backend.attention import ATTENTION_NAME
 
+    disable_progress_bar()  # half a second of it among the lines of a log
     with refusing(f"base_model: {path}"):
         check_files(Path(path))
         with LoadReport():
@@ -141,15 +145,8 @@ def _check_architecture(model: Any) -> None:
     Raises:
         NotImplementedError: the layers do more than attention that can be exchanged.
     """
-    from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, LinearAttentionCacheLayerMixin
-
-    config = model.config.get_text_config()
-    kinds = sorted({str(kind) for kind in getattr(config, "layer_types", None) or ()})
-    with_state = [
-        kind
-        for kind in kinds
-        if issubclass(DYNAMIC_LAYER_TYPE_MAPPING.get(kind, object), LinearAttentionCacheLayerMixin)
-    ]
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
+    with_state = sorted(_WITH_STATE.intersection(kinds))
     if with_state or getattr(model, "_is_stateful", False):
         of = f" ({', '.join(with_state)})" if with_state else ""
         raise NotImplementedError(

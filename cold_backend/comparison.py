@@ -7,7 +7,7 @@ of two texts that are fed as a server feeds them: side by side, in pieces, in us
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +21,12 @@ from cold_backend.errors import ConfigError
 from cold_backend.kv_cache import KVCache
 from cold_backend.language_model import Network
 from cold_backend.lora import AdapterSet
-from cold_backend.own_forward import adapters_to_try, own_attention, own_logits, texts
+from cold_backend.own_forward import adapters_to_try, has_experts, own_attention, own_logits, texts
 
-# How far logits may be apart, relative to their spread, through rounding alone.
-_ROUNDING = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.1}
+# How far logits may be apart, relative to their spread, through rounding alone: several times what
+# thirty layers come to. Another mask or a state that is lost moves them by about their spread.
+_ROUNDING = {torch.float32: 1e-3, torch.float16: 0.06, torch.bfloat16: 0.25}
+_WORST = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +55,15 @@ class Comparison:
         model: from `load_model`, before its weights are given away.
         adapters: of the model.
         context: tokens of a sequence.
+        seed: of the texts.
 
     Raises:
         ConfigError: the model's logits are no numbers.
     """
 
-    def __init__(self, model: nn.Module, adapters: AdapterSet, context: int) -> None:
+    def __init__(self, model: nn.Module, adapters: AdapterSet, context: int, seed: int = 0) -> None:
         self._name = type(model).__name__
-        self._texts = texts(model, context)
+        self._texts = texts(model, context, seed)
         self._room = len(adapters.fixed)
         with torch.inference_mode(), own_attention(model):
             self._logits = own_logits(model, self._texts[0], None)
@@ -106,14 +109,17 @@ class Comparison:
             self._judge({piece: e for piece, e in errors.items() if piece.text == text}, of)
 
     def _judge(self, errors: dict[_Piece, float], of: str) -> None:
-        """In a low precision a close choice of an expert may fall otherwise: most must agree."""
-        error = max(errors.values()) if self._exact else float(np.median([*errors.values()]))
-        if not error <= self._rounding:
-            at = max(errors, key=lambda piece: errors[piece])
+        worst = max(errors, key=lambda piece: errors[piece])
+        if self._exact:
+            agrees = errors[worst] <= self._rounding
+        else:  # where rounding adds up, one may be further away than most
+            usual = float(np.median([*errors.values()]))
+            agrees = usual <= self._rounding and errors[worst] <= _WORST * self._rounding
+        if not agrees:
             raise ConfigError(
-                f"base_model: {self._name} is not supported: its logits{of} for token {at.end} of "
-                f"a text that is fed in pieces, beside another, are {error:.1%} away from those "
-                "that transformers gives"
+                f"base_model: {self._name} is not supported: its logits{of} for token {worst.end} "
+                f"of a text that is fed in pieces, beside another, are {errors[worst]:.1%} away "
+                "from those that transformers gives"
             )
 
     def _measure_rounding(self, model: nn.Module) -> float:
@@ -127,6 +133,30 @@ class Comparison:
 
     def _adapted(self) -> Iterator[Tensor]:
         return (trial.logits for trial in self._trials)
+
+
+def compare(model: nn.Module, adapters: AdapterSet, context: int) -> Callable[[Network], None]:
+    """Has the model's own code answer; what is returned then checks the packed forward.
+
+    Where a router chooses experts, rounding alone may turn a close choice: such a model is refused
+    if it differs for two pairs of texts.
+
+    Raises:
+        ConfigError: as `Comparison`, and `Comparison.check`.
+    """
+    first, *others = [
+        Comparison(model, adapters, context, seed) for seed in range(1 + has_experts(model))
+    ]
+
+    def check(network: Network) -> None:
+        try:
+            first.check(network)
+        except ConfigError:
+            if not others:
+                raise
+            others[0].check(network)
+
+    return check
 
 
 def _difference(packed: Tensor, own: Tensor) -> float:

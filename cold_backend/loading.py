@@ -181,11 +181,11 @@ def checked_network(
         ConfigError: it does not.
     """
     # Imported late: it needs transformers' modules, which take a second.
-    from cold_backend.comparison import Comparison
+    from cold_backend.comparison import compare
 
-    comparison = Comparison(model, adapters, context)
+    check = compare(model, adapters, context)
     network = network_of(model, adapters, ops, context)
-    comparison.check(network)
+    check(network)
     return network
 
 

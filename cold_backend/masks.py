@@ -74,7 +74,7 @@ def window_rule(window: int | None, device: torch.device) -> MaskRule:
 def keep_rule(
     *,
     mask_function: _MaskFunction,
-    device: torch.device | str,
+    device: torch.device | str = "cpu",
     allow_is_bidirectional_skip: bool | None = None,
     use_vmap: bool = False,
     **_: Any,

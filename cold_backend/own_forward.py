@@ -22,6 +22,7 @@ _LONGEST = 320
 _FLOP = 2e11  # of a forward over the first text, at most
 _MOST_ADAPTERS = 3
 _RANK = 4
+_STRENGTH = 0.15
 
 
 @contextmanager
@@ -47,17 +48,24 @@ def own_logits(model: nn.Module, ids: Int64Array, adapter: Adapter | None) -> Te
     return logits
 
 
-def texts(model: nn.Module, context: int) -> tuple[Int64Array, Int64Array]:
+def texts(model: nn.Module, context: int, seed: int) -> tuple[Int64Array, Int64Array]:
     """Two texts: the first longer than windows and chunks of the model, where that is not dear."""
     config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
     weights = sum(weight.numel() for weight in model.parameters())
     dear = int(_FLOP / (2 * weights))
     wanted = 3 * max(_sizes_of_masks(config), default=0) // 2 + 2
     long = min(context, max(_LONG, min(wanted, dear, _LONGEST)))
-    special = {value for name, value in config.to_dict().items() if name.endswith("_token_id")}
-    plain = [token for token in range(min(config.vocab_size, 1000)) if token not in special]
-    chosen = np.random.default_rng(0).choice(plain, long + _SHORT)
+    named = [value for name, value in config.to_dict().items() if name.endswith("_token_id")]
+    special = np.hstack([value for value in named if value is not None] or [[-1]])
+    plain = np.setdiff1d(np.arange(min(config.vocab_size, 1000)), special)
+    chosen = np.random.default_rng(seed).choice(plain, long + _SHORT)
     return chosen[:long], chosen[long:][: min(_SHORT, context)]
+
+
+def has_experts(model: nn.Module) -> bool:
+    """Whether a router chooses among parts of the model for each token."""
+    config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
+    return any("expert" in name and value for name, value in config.to_dict().items())
 
 
 def adapters_to_try(model: nn.Module, adapters: AdapterSet) -> Iterator[tuple[int, Adapter | None]]:
@@ -80,14 +88,17 @@ def _sizes_of_masks(config: Any) -> list[int]:
 
 
 def _random_adapter(model: nn.Module, rank: int) -> Adapter:
-    """Changes every layer that may be, about half as strongly as its weights."""
+    """Changes every layer that may be, by a part of what its weights do.
+
+    Much stronger, it would make rounding grow from layer to layer.
+    """
     chance = torch.Generator().manual_seed(0)
     pairs = {}
     for path in sorted(changeable(model)):
         module = model.get_submodule(path)
         weight: Tensor = module.weight  # type: ignore[assignment]
         outputs, inputs = features(module, weight)
-        strength = 0.5 * float(weight[:8].float().square().mean().sqrt()) / rank**0.5
+        strength = _STRENGTH * float(weight[:8].float().square().mean().sqrt()) / rank**0.5
         a = torch.randn((rank, inputs), generator=chance)
         pairs[path] = LoraPair(a, torch.randn((outputs, rank), generator=chance) * strength, 1.0)
     return Adapter("random", pairs, {})

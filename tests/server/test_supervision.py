@@ -209,11 +209,11 @@ def test_a_request_that_hangs_and_shared_memory_that_is_full(
         with Client(f"grpc://127.0.0.1:{ports[1]}", timeout_s=30) as client:
             assert client.generate(Request(text_input="Hello", max_tokens=2)).token_ids
             with pytest.raises(ServerUnavailable, match="short of shared memory") as refused:
-                client.generate("x" * (40 << 20))
+                client.generate("x" * (20 << 20))
             assert "cold-server-" not in str(refused.value)
             filler.unlink()
             with pytest.raises(InvalidRequest, match="text_input"):
-                client.generate("x" * (40 << 20))
+                client.generate("x" * (20 << 20))
 
             old = server.find("tritonserver")
             hang.touch()

@@ -41,6 +41,20 @@ def test_rounding_is_no_reason(family: str, dtype: str, tmp_path: Path) -> None:
     load(make_model(family, tmp_path), dtype=dtype, adapters_dir=str(tmp_path))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_rounding_is_no_reason_in_a_deep_model(
+    dtype: str, base_model: Path, tmp_path: Path
+) -> None:
+    load(base_model, dtype=dtype, adapters_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("context", [2, 3, 16])
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_short_contexts(family: str, context: int, tmp_path: Path) -> None:
+    path = make_model(family, tmp_path, eos_token_id=[2, 5, 7])
+    load(path, max_context=context, max_sequences=1)
+
+
 def test_a_window_that_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_model("mistral", tmp_path)
     load(path)
