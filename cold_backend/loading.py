@@ -82,8 +82,12 @@ def load_fused_lm(settings: Settings, store: AdapterStore | None = None) -> Lang
     return _load(settings, take_device(settings, 0), _load_adapters(settings), readers, store)
 
 
-def load_store(settings: Settings) -> AdapterStore | None:
+def load_store(settings: Settings, *, keeps: bool = False) -> AdapterStore | None:
     """Reads adapters of adapters_dir; None if the settings name none.
+
+    Args:
+        settings: of the server.
+        keeps: whether the models take from it what a request has had read.
 
     Raises:
         ConfigError: the model's configuration cannot be used.
@@ -91,7 +95,8 @@ def load_store(settings: Settings) -> AdapterStore | None:
     if not settings.adapters_dir:
         return None
     model = empty_model(load_config(settings.base_model))
-    return AdapterStore(AdapterLoader(model, settings.max_lora_rank), _STORE_BYTES)
+    loader = AdapterLoader(model, settings.max_lora_rank)
+    return AdapterStore(loader, _STORE_BYTES if keeps else 0)
 
 
 def load_tokenizer(settings: Settings) -> Tokenizer:

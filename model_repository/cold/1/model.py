@@ -26,8 +26,9 @@ class TritonPythonModel:
         # The thread that steps also loads: a second one that computes would have OpenMP threads of
         # its own, and the two sets, more than there are cores, would sleep at every barrier.
         thread = ThreadPoolExecutor(1, "engine")
-        execute, store = server_io.execute_step, load_store(settings)
-        if is_fused(settings):
+        fused = is_fused(settings)
+        execute, store = server_io.execute_step, load_store(settings, keeps=fused)
+        if fused:
             execute = thread.submit(load_fused, settings, store).result().execute
         elif store:
             execute = store.pace.beside(execute)
