@@ -30,11 +30,11 @@ from load_tests.breakage import Breakage, Broken
 from load_tests.disk import Disk
 from load_tests.forwarder import Forwarder
 from load_tests.record import read_samples
-from load_tests.run import GRPC, HTTP, METRICS, locust_command, server_command
+from load_tests.run import GRPC, HTTP, METRICS, free_ports, locust_command, server_command
 from load_tests.server import Holdings, Server, can_mount
 
 _HANGING_SERVER = Path(__file__).parent / "hanging_server.py"
-_FORWARDED = 8103
+(_FORWARDED,) = free_ports(1)
 _WARM_UP = 500  # requests; what is held is compared after as many since a start
 _PROGRESS_S = 10
 _SPARE = "spare"

@@ -107,7 +107,6 @@ def test_contrast_select_with_extreme_settings(
     check_selection(select(implementation, case), case, margin=TIE_MARGIN * (1 + beta))
 
 
-@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     rows=st.integers(1, 5),
@@ -228,6 +227,7 @@ def test_lora_apply_anywhere(
     check_lora(implementation, lora(tokens, inputs, outputs, tuple(ranks), dtype, seed=seed))
 
 
+@pytest.mark.slow
 @BY_DTYPE
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_head_gather(

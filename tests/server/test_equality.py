@@ -42,8 +42,10 @@ def request_for(prompt: Prompt, decoding: Decoding) -> Request:
 def test_alone(
     protocol: str, decoding: Decoding, server: Server, prompts: list[Prompt], reference: Reference
 ) -> None:
+    # The protocol does not touch the tokens: over HTTP each decoding has a quarter of the prompts.
+    chosen = prompts if protocol == "grpc" else prompts[DECODINGS.index(decoding) :: len(DECODINGS)]
     with Client(getattr(server, protocol)) as client:
-        for prompt in prompts:
+        for prompt in chosen:
             with client.stream(request_for(prompt, decoding)) as stream:
                 tokens = [token for piece in stream for token in piece.token_ids]
             assert tokens == reference.decode(prompt.ids, decoding, TOKENS)

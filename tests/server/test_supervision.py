@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -245,8 +246,9 @@ def test_too_little_shared_memory_is_one_line(base_model: Path) -> None:
 
 
 def test_sigterm_lets_running_requests_end(base_model: Path, adapter: Path) -> None:
+    request = dataclasses.replace(LONG, max_tokens=200)
     with cold_server(base_model, adapter) as server, Client(server.grpc) as client:
-        with client.stream(LONG) as stream:
+        with client.stream(request) as stream:
             pieces = iter(stream)
             next(pieces)
             server.command.send_signal(signal.SIGTERM)
