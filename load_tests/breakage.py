@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import time
+from pathlib import Path
 
 from cold_client import AsyncClient, Client, ColdClientError, InvalidRequest, Request
 from load_tests.disk import Disk
@@ -30,36 +32,43 @@ class Breakage:
 
     Args:
         server: that serves other adapters than the one on the disk all the time.
-        disk: that an adapter is on.
-        adapter: that one's name.
+        disk: that adapters whose names begin with `disk` are on.
+        adapter: what a new one is a copy of.
+        folder: where the server finds adapters.
         url: of the server.
         hold_s: how long a fault is kept up.
     """
 
-    def __init__(self, server: Server, disk: Disk, adapter: str, url: str, hold_s: float) -> None:
+    def __init__(
+        self, server: Server, disk: Disk, adapter: Path, folder: Path, url: str, hold_s: float
+    ) -> None:
         self._server = server
         self._disk = disk
         self._adapter = adapter
+        self._folder = folder
         self._url = url
         self._hold_s = hold_s
 
     def disk(self, state: str) -> None:
-        """The adapter's disk hangs, is slow or fails; nobody who asks for others notices."""
+        """A new adapter's disk hangs, is slow or fails; who asks for others does not notice."""
+        name = f"disk-{state}"
+        shutil.copytree(self._adapter, self._folder / name)
         self._disk.become(state)
         try:
             with contextlib.suppress(ColdClientError), Client(self._url) as client:
                 client.generate(
-                    Request(text_input="Hello", lora_name=self._adapter, max_tokens=1),
+                    Request(text_input="Hello", lora_name=name, max_tokens=1),
                     timeout_s=self._hold_s,
                 )
             self._others_are_served()
         finally:
             self._disk.become("well")
         give_up_s = time.monotonic() + _PATIENCE_S
-        while not self._is_served():
+        while not self._is_served(name):
             if time.monotonic() > give_up_s:
-                raise Broken(f"{self._adapter} is not served again after its disk {state}")
+                raise Broken(f"{name} is not served after its disk is well again")
             time.sleep(0.5)
+        shutil.rmtree(self._folder / name)
 
     def unread_stderr(self) -> None:
         """Nobody reads what the server writes; its pipe is full after a while."""
@@ -109,9 +118,9 @@ class Breakage:
                 with contextlib.suppress(InvalidRequest):
                     client.generate(Request(text_input="", max_tokens=1), timeout_s=_PATIENCE_S)
 
-    def _is_served(self) -> bool:
+    def _is_served(self, adapter: str) -> bool:
         try:
-            return self._server.serves(self._adapter)
+            return self._server.serves(adapter)
         except ColdClientError:
             return False
 

@@ -81,7 +81,7 @@ class FaultRun:
         arguments += ["--execution", options.execution, "--adapters-dir", str(folder)]
         arguments += ["--accept-timeout-s", str(_ACCEPT_TIMEOUT_S)]
         options.report.mkdir(parents=True, exist_ok=True)
-        disk, self._hang = Disk(self._spare, scratch), scratch / "hang"
+        disk, self._hang = Disk(folder / "disk", scratch), scratch / "hang"
         self._can_mount = can_mount()
         self._server = Server(
             [sys.executable, str(_HANGING_SERVER), *arguments],
@@ -92,7 +92,7 @@ class FaultRun:
             shared_bytes=_SHARED_BYTES if self._can_mount else 0,
         )
         url = f"grpc://127.0.0.1:{GRPC}"
-        self._breakage = Breakage(self._server, disk, _SPARE, url, _HOLD_S)
+        self._breakage = Breakage(self._server, disk, self._original, folder, url, _HOLD_S)
         self._forwarder = Forwarder(_FORWARDED, GRPC)
 
     def run(self) -> Aftermath:

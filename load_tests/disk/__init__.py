@@ -1,4 +1,4 @@
-"""A disk that hangs, is slow or fails, for one folder and one server."""
+"""A disk that hangs, is slow or fails, for some folders and one server."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ STATES = ("well", "hangs", "slow", "errors")
 
 
 class Disk:
-    """What a server that is started in `environment` sees of a folder.
+    """What a server that is started in `environment` sees of some folders.
 
     Args:
-        folder: on the disk.
+        beginning: of the paths of what is on the disk.
         scratch: where the library and its state are kept.
     """
 
-    def __init__(self, folder: Path, scratch: Path) -> None:
+    def __init__(self, beginning: Path, scratch: Path) -> None:
         self._state = scratch / "disk_state"
         library = scratch / "disk.so"
         compile_it: list[str | Path] = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-O1", "-o"]
         subprocess.run([*compile_it, library, _SOURCE, "-ldl"], check=True)
         self.environment = {
             "LD_PRELOAD": str(library),
-            "COLD_DISK_FOLDER": str(folder),
+            "COLD_DISK_FOLDER": str(beginning),
             "COLD_DISK_STATE": str(self._state),
         }
         self.become("well")

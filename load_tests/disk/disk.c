@@ -1,6 +1,6 @@
 /* A folder on a disk that hangs, is slow or fails, for the process that loads this (LD_PRELOAD).
  *
- * Without privileges there is no mount of such a kind. COLD_DISK_FOLDER is the folder,
+ * Without privileges there is no mount of such a kind. COLD_DISK_FOLDER is what paths there begin with,
  * COLD_DISK_STATE a file whose first letter says how its disk is: h hangs, s takes 50 ms for
  * everything, e fails when it is read; anything else, or no file: well.
  */
@@ -29,8 +29,7 @@ static int is_inside(int directory, const char *path) {
   const char *folder = getenv("COLD_DISK_FOLDER");
   if (!folder || !path) return 0;
   if (path[0] != '/') return is_open(directory);
-  size_t length = strlen(folder);
-  return !strncmp(path, folder, length) && (path[length] == '/' || !path[length]);
+  return !strncmp(path, folder, strlen(folder));
 }
 
 static ssize_t real_read(int file, void *to, size_t size) {
