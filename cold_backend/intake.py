@@ -252,5 +252,5 @@ def told(error: BaseException) -> ColdError:
     """What the client is told of an error."""
     if isinstance(error, ColdError):
         return error
-    _log.error("a request could not be read", exc_info=error)
+    _log.error("a request failed", exc_info=error)
     return ColdError("internal error")

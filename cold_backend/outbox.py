@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+
+_log = logging.getLogger(__name__)
 
 
 class Outbox:
@@ -17,8 +20,15 @@ class Outbox:
 
     def put(self, send: Callable[[], None]) -> None:
         """Has something sent after everything before it."""
-        self._sender.submit(send)
+        self._sender.submit(_logged, send)
 
     def close(self) -> None:
         """Returns when everything is sent."""
         self._sender.shutdown()
+
+
+def _logged(send: Callable[[], None]) -> None:
+    try:
+        send()
+    except Exception:
+        _log.exception("a response could not be sent")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cold_backend.adapters import Adapter
-from cold_backend.lora import AdapterSet, LoraStack
+from cold_backend.lora import AdapterSet
 from cold_kernels import Ops
 
 
@@ -88,10 +89,9 @@ class Projection:
             pair = adapter.pairs.get(path)
             self.rank[place, index] = 0
             if pair is not None:
-                features = (pair.b.shape[0], pair.a.shape[1])
-                one = LoraStack.empty(1, a.numel() // (count * features[1]), features, a)
-                one.put(0, pair)
-                packed = self.ops.packing.pack_adapters(one.a, one.b)
+                ranks = a.numel() // (count * pair.a.shape[1])
+                one = _widened(pair.a, ranks, a), _widened(pair.b.T, ranks, b)
+                packed = self.ops.packing.pack_adapters(*one)
                 for of_all, of_one in zip((a, b), packed, strict=True):
                     of_all.unflatten(0, (count, -1))[index] = of_one
                 self.scale[place, index] = pair.scale
@@ -111,6 +111,13 @@ class Projection:
             index=index,
             widths=self.widths,
         )
+
+
+def _widened(matrix: Tensor, rows: int, like: Tensor) -> Tensor:
+    """[1, rows, n] of [m, n], with zeros below it."""
+    matrix = matrix.to(like)
+    missing = rows - len(matrix)
+    return (functional.pad(matrix, (0, 0, 0, missing)) if missing else matrix)[None]
 
 
 def _joined(weights: list[Tensor]) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from cold_backend.cancellation import Cancellation
 from cold_backend.collection import collect_from_now_on
 from cold_backend.config import Settings, load_settings
 from cold_backend.contract import STEP_MODEL, Step, StepResult
@@ -110,8 +111,8 @@ def accept(
     tokenizer: Tokenizer,
 ) -> None:
     """Hands a request of `cold` on, which came at `accepted_s`; refuses it if that raises."""
-    sender, request_id = request.get_response_sender(), request.request_id()
-    reply = TensorReply(sender, outbox, tokenizer)
+    request_id = request.request_id()
+    reply = TensorReply(request.get_response_sender(), outbox, tokenizer)
     trace: dict[str, str] = {}
     try:
         # tritonserver's own trace must not be used once `execute` has returned; its context may.
@@ -120,7 +121,7 @@ def accept(
     except Exception as raised:
         error = told(raised)
     telemetry.refused(error, request_id, trace)
-    refuse(sender, error)
+    reply.refuse(error)
 
 
 def answer(model: str, requests: Iterable[Any], compute: Callable[[Arrays], Arrays]) -> list[Any]:
@@ -220,6 +221,7 @@ class TensorReply:
         self._outbox = outbox
         self._tokenizer = tokenizer
         self._request: Any = None
+        self._cancellation = Cancellation(sender.is_cancelled)
 
     def sink_for(self, request: GenerationRequest) -> TensorReply:
         """See `Reply`."""
@@ -228,38 +230,38 @@ class TensorReply:
 
     def send(self, piece: Piece) -> None:
         """See `Sink`."""
-        self._outbox.put(partial(_send_piece, self._sender, self._request, piece, self._tokenizer))
+        self._outbox.put(partial(self._send_piece, piece))
 
     def fail(self, error: ColdError) -> None:
         """See `Reply` and `Sink`."""
-        self._outbox.put(partial(refuse, self._sender, error))
+        self._outbox.put(partial(self.refuse, error))
 
     def is_cancelled(self) -> bool:
         """See `Reply` and `Sink`."""
-        return bool(self._sender.is_cancelled())
+        return self._cancellation.is_asked_for()
 
+    def refuse(self, error: ColdError) -> None:
+        """Ends the request with an error, at once."""
+        self._respond(pb_utils.InferenceResponse(error=_triton_error(error)), final=True)
 
-def refuse(sender: Any, error: ColdError) -> None:
-    """Ends a request of `cold` with an error."""
-    _send(sender, pb_utils.InferenceResponse(error=_triton_error(error)), _FINAL)
+    def _send_piece(self, piece: Piece) -> None:
+        try:
+            outputs = outputs_of(piece, self._request, self._tokenizer)
+            tensors = [pb_utils.Tensor(name, array[None]) for name, array in outputs.items()]
+        except Exception as error:
+            return self.refuse(told(error))
+        self._respond(pb_utils.InferenceResponse(tensors), final=piece.finish_reason is not None)
 
-
-def _send_piece(
-    sender: Any, request: GenerationRequest, piece: Piece, tokenizer: Tokenizer
-) -> None:
-    outputs = outputs_of(piece, request, tokenizer)
-    response = pb_utils.InferenceResponse(
-        [pb_utils.Tensor(name, array[None]) for name, array in outputs.items()]
-    )
-    _send(sender, response, _FINAL if piece.finish_reason else 0)
-
-
-def _send(sender: Any, response: Any, flags: int) -> None:
-    try:
-        sender.send(response, flags=flags)
-    except pb_utils.TritonModelException:
-        # The client is gone; the sequence goes on to its own end.
-        _log.warning("a response could not be sent", exc_info=True)
+    def _respond(self, response: Any, *, final: bool) -> None:
+        if self._cancellation.has_ended:
+            return
+        if final:
+            self._cancellation.end()
+        try:
+            self._sender.send(response, flags=_FINAL if final else 0)
+        except pb_utils.TritonModelException:
+            # The client is gone; the sequence goes on to its own end.
+            _log.warning("a response could not be sent", exc_info=True)
 
 
 def _answer(model: str, request: Any, compute: Callable[[Arrays], Arrays]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -15,6 +16,7 @@ from cold_client import AdapterNotFound, Client, InvalidRequest, Request
 from tests.server.test_supervision import Running, cold_server
 
 pytestmark = pytest.mark.server
+KMSG = "/proc/kmsg"  # of no size, and never at its end
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -82,6 +84,12 @@ def test_adapters_come_change_and_go(
         for number in range(3):
             copy(adapter, folder / f"copy{number}")
             assert ask(client, f"copy{number}") == expected
+        for name, make in (("pipe", os.mkfifo), ("kernel", lambda path: path.symlink_to(KMSG))):
+            copy(adapter, folder / name)
+            make(folder / name / "cold.json")
+            with pytest.raises(InvalidRequest, match=f"adapter {name}: cold.json: ") as refusal:
+                ask(client, name)
+            assert str(folder) not in str(refusal.value)
         stopping.set()
         thread.join(30)
         assert others

@@ -13,6 +13,7 @@ import pytest
 
 from cold_backend.adapter_catalogue import AdapterCatalogue, ServedAdapter
 from cold_backend.adapter_defaults import AdapterDefaults
+from cold_backend.cancellation import Cancellation
 from cold_backend.config import Settings
 from cold_backend.engine import Engine
 from cold_backend.errors import (
@@ -327,3 +328,28 @@ def test_all_end_once_whatever_happens(setup: Setup) -> None:
     setup.close()
     assert {reply.ends for reply in replies} == {1}
     assert setup.engine.load().waiting == 0
+
+
+def test_nobody_is_asked_about_what_has_ended() -> None:
+    """tritonserver would not survive it."""
+    asked, go = threading.Event(), threading.Event()
+    questions = []
+
+    def ask() -> bool:
+        questions.append(cancellation.has_ended)
+        asked.set()
+        return go.wait(20)
+
+    cancellation = Cancellation(ask)
+    asking = threading.Thread(target=cancellation.is_asked_for)
+    asking.start()
+    assert asked.wait(20)
+    ending = threading.Thread(target=cancellation.end)
+    ending.start()
+    ending.join(0.05)
+    assert ending.is_alive(), "it waits for who is asking"
+    go.set()
+    ending.join(20)
+    asking.join(20)
+    assert not cancellation.is_asked_for()
+    assert questions == [False]

@@ -18,7 +18,7 @@ def work(pace: Pace, seconds: float) -> None:
         pace.rest()
 
 
-def test_it_takes_a_tenth_of_the_time_while_steps_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_takes_little_of_the_time_while_steps_run(monkeypatch: pytest.MonkeyPatch) -> None:
     pace = Pace()
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
@@ -29,6 +29,6 @@ def test_it_takes_a_tenth_of_the_time_while_steps_run(monkeypatch: pytest.Monkey
     begun_s = time.thread_time()
     work(pace, 0.05)
     worked_s = time.thread_time() - begun_s
-    assert 5 * worked_s < sum(slept) < 10 * worked_s
+    assert 8 * worked_s < sum(slept) < 17 * worked_s
     assert len(slept) > 10
     assert max(slept) <= 0.5
