@@ -21,6 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from cold_backend.kv_cache import KVCache
 from cold_backend.masks import MaskRule, keep_rule, window_rule
+from cold_backend.refusal import UnsupportedError
 
 ATTENTION_NAME = "cold_packed"
 
@@ -109,7 +110,7 @@ class PackedState:
         raise _StateError(f"layers that keep a state of their own ({name}) are not supported")
 
 
-class _StateError(NotImplementedError, AttributeError):
+class _StateError(UnsupportedError, AttributeError):
     """For the model's code no such attribute, for ours a reason to refuse the model."""
 
 
@@ -142,7 +143,7 @@ def packed_attention(
     Mutates: the cache, which receives key and value.
 
     Raises:
-        NotImplementedError: the model wants more of attention than is done here.
+        UnsupportedError: the model wants more of attention than is done here.
     """
     rule = _rule(module, query, attention_mask, sliding_window, others)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -173,14 +174,14 @@ def _rule(
     """The mask that the model gave, or what its attention does without one."""
     for name, value in others.items():
         if isinstance(value, Tensor) and name not in _UNREAD:
-            raise NotImplementedError(f"attention with {name} is not supported")
+            raise UnsupportedError(f"attention with {name} is not supported")
     if isinstance(mask, MaskRule):
         return mask
     if mask is not None:
-        raise NotImplementedError("a mask that the model makes by itself is not supported")
+        raise UnsupportedError("a mask that the model makes by itself is not supported")
     causal = others.get("is_causal")
     if not (getattr(module, "is_causal", True) if causal is None else causal):
-        raise NotImplementedError("attention that is not causal is not supported")
+        raise UnsupportedError("attention that is not causal is not supported")
     return window_rule(window, query.device)
 
 
@@ -200,7 +201,7 @@ def _attend_row(
     group = heads // kv_heads
     grouped = query.reshape(kv_heads, group * length, width)
     if mask is not None:
-        mask = mask.repeat(group, 1)
+        mask = mask.to(query.device).repeat(group, 1)
     if softcap is None and sinks is None:
         out = functional.scaled_dot_product_attention(
             grouped[None], keys[None], values[None], attn_mask=mask, scale=scale

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from cold_backend.errors import ConfigError
-from cold_backend.refusal import refusing
+from cold_backend.refusal import UnsupportedError, refusing
 from cold_backend.weight_files import LoadReport, check_files, check_found
 
 # Types of layers, as configurations call them.
@@ -73,7 +73,12 @@ def check_model(path: str, config: Any) -> nn.Module:
     Raises:
         ConfigError: as `load_model`.
     """
-    return _loaded(path, config, device_map="meta")
+    from cold_backend.packed_transformer import try_architecture
+
+    model = _loaded(path, config, device_map="meta")
+    with refusing(f"base_model: {type(model).__name__} cannot be served"):
+        try_architecture(model)
+    return model
 
 
 def empty_model(config: Any) -> nn.Module:
@@ -112,7 +117,7 @@ def _loaded(path: str, config: Any, **options: Any) -> nn.Module:
                 )
             except KeyError as error:
                 if error.args == (ATTENTION_NAME,):
-                    raise NotImplementedError(_NO_INTERFACE) from error
+                    raise UnsupportedError(_NO_INTERFACE) from error
                 raise
         check_found(model, found)
         _check_architecture(model)
@@ -143,18 +148,18 @@ def _check_architecture(model: Any) -> None:
     """Refuses what is known not to run packed; `comparison` finds the rest.
 
     Raises:
-        NotImplementedError: the layers do more than attention that can be exchanged.
+        UnsupportedError: the layers do more than attention that can be exchanged.
     """
     kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
     with_state = sorted(_WITH_STATE.intersection(kinds))
     if with_state or getattr(model, "_is_stateful", False):
         of = f" ({', '.join(with_state)})" if with_state else ""
-        raise NotImplementedError(
+        raise UnsupportedError(
             f"{type(model).__name__} has layers that keep a state of their own{of}, which is not "
             "supported"
         )
     if not model._can_set_attn_implementation():
-        raise NotImplementedError(f"{type(model).__name__}: {_NO_INTERFACE}")
+        raise UnsupportedError(f"{type(model).__name__}: {_NO_INTERFACE}")
 
 
 def _check_finite(model: nn.Module) -> None:

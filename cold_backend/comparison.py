@@ -22,6 +22,7 @@ from cold_backend.kv_cache import KVCache
 from cold_backend.language_model import Network
 from cold_backend.lora import AdapterSet
 from cold_backend.own_forward import adapters_to_try, has_experts, own_attention, own_logits, texts
+from cold_backend.refusal import UnsupportedError
 
 # How far logits may be apart, relative to their spread, through rounding alone: several times what
 # thirty layers come to. Another mask or a state that is lost moves them by about their spread.
@@ -104,7 +105,7 @@ class Comparison:
             for piece, logits in zip(pieces, packed, strict=True):
                 errors[piece] = _difference(logits, own[piece.text][piece.end - 1])
         if not cache.bytes:
-            raise NotImplementedError("it does not use transformers' attention interface")
+            raise UnsupportedError("it does not use transformers' attention interface")
         for text, of in enumerate(("", " with an adapter" if trial.adapter else "")):
             self._judge({piece: e for piece, e in errors.items() if piece.text == text}, of)
 

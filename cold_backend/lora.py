@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cold_backend.adapters import Adapter, LoraPair, features
+from cold_backend.refusal import UnsupportedError
 from cold_kernels import Ops
 
 
@@ -120,12 +121,12 @@ class LoraBank:
         """Adapter index of each token that a layer sees, [tokens].
 
         Raises:
-            NotImplementedError: the layer sees other tokens than its model.
+            UnsupportedError: the layer sees other tokens than its model.
         """
         for index in (self.index, self.last_index):
             if len(index) == tokens:
                 return index
-        raise NotImplementedError(
+        raise UnsupportedError(
             f"an adapter for a layer that sees {tokens} of {len(self.index)} tokens cannot be used"
         )
 

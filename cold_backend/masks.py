@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 from transformers.masking_utils import causal_mask_function
 
+from cold_backend.refusal import UnsupportedError
+
 # (sequence of the batch, head, query's position, key's position) -> whether it may look there.
 _MaskFunction = Callable[[int, int, Tensor, Tensor], Tensor]
 _NOT_OF_POSITIONS = "a mask that depends on more than positions is not supported"
 
 
-class _MaskError(NotImplementedError, AttributeError):
+class _MaskError(UnsupportedError, AttributeError):
     """For the model's code no such attribute, for ours a reason to refuse the model."""
 
 
@@ -82,12 +84,14 @@ def keep_rule(
     """What transformers calls to make a mask.
 
     Raises:
-        NotImplementedError: the mask depends on more than positions, or lets tokens see later ones.
+        UnsupportedError: the mask depends on more than positions, or lets tokens see later ones.
     """
+    if torch.device(device).type == "meta":
+        device = "cpu"  # without values, in `try_architecture`, positions have theirs all the same
     if use_vmap:
-        raise NotImplementedError(_NOT_OF_POSITIONS)
+        raise UnsupportedError(_NOT_OF_POSITIONS)
     if allow_is_bidirectional_skip is not None or _sees_later(mask_function, device):
-        raise NotImplementedError("attention that is not causal is not supported")
+        raise UnsupportedError("attention that is not causal is not supported")
     return MaskRule(mask_function, device)
 
 
@@ -102,4 +106,4 @@ def _computed(function: _MaskFunction, queries: Tensor, keys: Tensor) -> Tensor:
     try:
         return function(0, 0, queries, keys)
     except IndexError as error:  # it looks positions up in what it knows of this forward's tokens
-        raise NotImplementedError(_NOT_OF_POSITIONS) from error
+        raise UnsupportedError(_NOT_OF_POSITIONS) from error

@@ -15,6 +15,7 @@ from cold_backend.adapters import Adapter, LoraPair, features
 from cold_backend.attention import ATTENTION_NAME
 from cold_backend.contract import Int64Array
 from cold_backend.lora import AdapterSet, changeable, embedding_factor
+from cold_backend.refusal import UnsupportedError
 
 _SHORT = 9  # tokens of the second text
 _LONG = 16  # of the first, at least
@@ -108,7 +109,7 @@ def _add_to_linear(
     pair: LoraPair, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
 ) -> Tensor:
     if not isinstance(output, Tensor):
-        raise NotImplementedError("an adapter for a layer that gives several tensors")
+        raise UnsupportedError("an adapter for a layer that gives several tensors")
     a, b = _like(pair, module)
     delta = pair.scale * (inputs[0].float() @ a.T @ b.T)
     return (output.float() + delta).to(output.dtype)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
+import numpy as np
 from torch import Tensor, nn
 
 from cold_backend.adapters import Adapter
 from cold_backend.attention import PackedBatch, PackedState, packed_rows, running
 from cold_backend.batch import Batch
+from cold_backend.contract import Row
 from cold_backend.kv_cache import KVCache
 from cold_backend.lora import LoraBank
+from cold_backend.refusal import UnsupportedError
+
+_log = logging.getLogger(__name__)
 
 
 class PackedTransformer:
@@ -48,3 +54,25 @@ class PackedTransformer:
         """See `Network`."""
         if self._lora is not None:
             yield from self._lora.put_adapter(index, adapter)
+
+
+def try_architecture(model: nn.Module) -> None:
+    """Runs a model's code over two rows without values, on the meta device.
+
+    It finds most of what cannot be served, before any weight is read.
+
+    Mutates: what of the model has values loses them.
+
+    Raises:
+        UnsupportedError: the code asks for what is not done here.
+    """
+    rows = np.zeros((2, len(Row)), np.int32)
+    rows[:, Row.SLOT], rows[:, Row.LENGTH], rows[:, Row.EMITS] = (0, 1), (2, 1), 1
+    rows[:, Row.ADAPTER] = -1
+    try:
+        network = PackedTransformer(model.to("meta"), None)
+        network.forward(Batch.of(np.ones(3, np.int64), rows, network.device), KVCache(2, 16))
+    except UnsupportedError:
+        raise
+    except Exception as error:  # of code that looks at values; it is tried when they are there
+        _log.debug("%s was not tried without values: %s", type(model).__name__, error)

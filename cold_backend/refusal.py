@@ -12,6 +12,10 @@ _LONGEST = 300
 _PLAIN = (ConfigError, NotImplementedError, ValueError, OSError)
 
 
+class UnsupportedError(NotImplementedError):
+    """What a model's code asks for is not done here; the text says what."""
+
+
 @contextmanager
 def refusing(what: str) -> Iterator[None]:
     """Makes any exception of the block a ConfigError.

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers.masking_utils import AttentionMaskInterface
 
 from cold_backend.attention import ATTENTION_NAME, PackedState
+from cold_backend.checkpoint import check_model, load_config
 from cold_backend.config import Settings
 from cold_backend.contract import Row
 from cold_backend.errors import ConfigError
@@ -27,6 +28,11 @@ from tests.unit.test_language_model import prompt, reference, rows
 def load(path: Path, **settings: Any) -> LanguageModel:
     common = {"max_context": 96, "max_sequences": 3}
     return load_fused_lm(Settings(base_model=str(path), **(common | settings)))
+
+
+def refuses_before_weights_are_read(path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        check_model(str(path), load_config(str(path)))
 
 
 def refuses(path: Path, text: str, **settings: Any) -> None:
@@ -99,12 +105,14 @@ def test_nothing_is_left_of_the_adapter_that_was_tried(family: str, tmp_path: Pa
 def test_attention_that_is_not_causal(family: str, tmp_path: Path) -> None:
     make_tiny(family, tmp_path, 0)
     refuses(tmp_path, "attention that is not causal is not supported")
+    refuses_before_weights_are_read(tmp_path, "attention that is not causal is not supported")
 
 
 @pytest.mark.parametrize("family", ["deepseek_v32", "doge"])
 def test_attention_that_reads_its_mask(family: str, tmp_path: Path) -> None:
     make_tiny(family, tmp_path, 0)
     refuses(tmp_path, "a model that reads its attention mask")
+    refuses_before_weights_are_read(tmp_path, "a model that reads its attention mask")
 
 
 def test_both_parts_of_an_ensemble_are_checked(
