@@ -16,6 +16,7 @@ import pytest
 _ALONE = (
     "tests/server/test_supervision.py",
     "tests/load/test_faults.py",
+    "tests/programs/test_load_tests.py",
     "tests/deploy/test_replicas.py",
     "tests/deploy/test_chart_server.py",
 )
