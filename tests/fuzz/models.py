@@ -19,11 +19,19 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from cold_backend.adapters import find_adapter_stamp
 from cold_backend.config import Settings
-from cold_backend.contract import AdapterChange, Int32Array, Reads, Row, pack_changes
+from cold_backend.contract import (
+    AdapterChange,
+    Int32Array,
+    Reads,
+    Row,
+    pack_changes,
+    unpack_reports,
+)
 from cold_backend.errors import ConfigError
 from cold_backend.language_model import LanguageModel
-from cold_backend.loading import load_fused_lm
+from cold_backend.loading import load_fused_lm, load_store
 from tests.fuzz.tiny_models import VOCAB, NotBuiltError, families, make_tiny, random_options
 from tests.fuzz.verdict import WrongVerdictError, expect
 
@@ -95,17 +103,27 @@ def _load(base: Path, adapter: Path | None = None, *, later: bool = False) -> La
         max_sequences=3,
     )
     try:
-        model = load_fused_lm(settings)
+        model = load_fused_lm(settings, load_store(settings))
+        if adapter and later:
+            _put_in(model, adapter)
     except ConfigError as error:
         text = str(error)
         expect(text.isprintable() and len(text) < _LONGEST_REFUSAL, text)
         return None
-    if adapter and later:
-        model.load_adapters(pack_changes([AdapterChange(0, "one", str(adapter))]))
-        (logits, _) = model.forward(np.array([5]), _rows((0, 0, 1, 0)))
-        if logits.isnan().all():
-            return None
     return model
+
+
+def _put_in(model: LanguageModel, adapter: Path) -> None:
+    """At index 0, as the engine has it done between steps."""
+    change = AdapterChange(0, "one", str(adapter), find_adapter_stamp("one", str(adapter)))
+    changes = pack_changes([change])
+    for _ in range(1000):
+        for report in unpack_reports(model.load_adapters(changes, alone=True)):
+            if report.problem:
+                raise ConfigError(report.problem)
+            return
+        changes = pack_changes([])
+    raise TimeoutError
 
 
 def _compare(

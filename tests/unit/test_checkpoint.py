@@ -27,6 +27,8 @@ INDEX = "model.safetensors.index.json"
 CPU = torch.device("cpu")
 Tensors = dict[str, Tensor]
 
+pytestmark = pytest.mark.slow
+
 
 def load(path: Path) -> torch.nn.Module:
     return load_model(str(path), load_config(str(path)), torch.float32, CPU)

@@ -24,6 +24,8 @@ from tests.families import FAMILIES, make_adapter, make_model
 from tests.fuzz.tiny_models import make_tiny
 from tests.unit.test_language_model import prompt, reference, rows
 
+pytestmark = pytest.mark.slow
+
 
 def load(path: Path, **settings: Any) -> LanguageModel:
     common = {"max_context": 96, "max_sequences": 3}
