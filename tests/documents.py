@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FOLDERS = (
     *("benchmarks", "client", "cold_backend", "deploy", "docs", "evaluation", "examples"),
-    *("kernels", "load_tests", "model_repository", "study"),
+    *("install", "kernels", "load_tests", "model_repository", "study"),
 )
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]

@@ -70,7 +70,8 @@ def _wrong_make(words: Sequence[str]) -> list[str]:
     found = []
     for word in words:
         variable, equals, _ = word.partition("=")
-        if equals and variable not in _SETTABLE:
+        # pip reads its own from the environment.
+        if equals and variable not in _SETTABLE and not variable.startswith("PIP_"):
             found.append(f"make: no variable {variable}")
     target = words[0].rstrip(",.;") if words else "setup"
     return found if target in _TARGETS else [*found, f"make: no target {target}"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cold_backend import logs
 from cold_backend.adapters import check_fit, load_adapter
 from cold_backend.checkpoint import empty_model, load_config
 from cold_backend.config import EXECUTIONS, Settings, load_settings, settings_from
@@ -111,10 +112,11 @@ def test_broken_adapters(tmp_path: Path) -> None:
     ],
 )
 def test_cold_server_says_in_one_line_why_it_cannot_start(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     base = make_model("llama", tmp_path / "base")
     assert main([a.format(base=base) for a in arguments]) == 1
-    lines = [line for line in capsys.readouterr().err.splitlines() if "cold-server:" in line]
+    logs._writer.flush(10)
+    lines = [line for line in capfd.readouterr().err.splitlines() if "cold-server:" in line]
     assert len(lines) == 1
     assert message in lines[0]

@@ -39,7 +39,8 @@ documents = pytest.mark.parametrize(
 @cache
 def names_of_sources() -> set[str]:
     """Names in capitals that something other than a document or a test uses."""
-    paths = [*ROOT.glob("*"), *(p for folder in FOLDERS for p in (ROOT / folder).rglob("*"))]
+    folders = (".ci", *FOLDERS)
+    paths = [*ROOT.glob("*"), *(p for folder in folders for p in (ROOT / folder).rglob("*"))]
     found: set[str] = set()
     for path in paths:
         if path.is_file() and path.suffix in _SOURCES:
