@@ -13,7 +13,7 @@ from cold_backend.errors import OverloadedError
 _SMOOTHING = 0.1  # weight of the newest value
 _INTERVALS = 16  # the newest ones, of which the mean is taken
 _STEPS = 9  # likewise, the median: some are slow because something is compiled
-# Values before anything that waits is given up because of them.
+# Values before anything is refused because of them.
 _KNOWN_INTERVALS = 8
 _KNOWN_STEPS = 3
 
@@ -145,10 +145,9 @@ class Admission:
 
         It was let in, so only what is certain counts: half the others may be done sooner.
         """
-        wait_s = self._feeding_s(ahead.prompt_tokens)
-        if len(self._intervals_s) >= _KNOWN_INTERVALS:
-            spread = math.sqrt(ahead.slots)
-            wait_s = max(wait_s, (ahead.slots - spread) * self._interval_s())
+        spread = math.sqrt(ahead.slots)
+        freeing_s = (ahead.slots - spread) * self._interval_s()
+        wait_s = max(freeing_s, self._feeding_s(ahead.prompt_tokens))
         if waited_s + wait_s > self.max_wait_s:
             return self._too_long(waited_s + wait_s)
         if wait_s > left_s:
@@ -192,7 +191,8 @@ class Admission:
         return prompt_tokens * median(self._fed_s) if len(self._fed_s) >= _KNOWN_STEPS else 0.0
 
     def _interval_s(self) -> float:
-        return fmean(self._intervals_s) if self._intervals_s else 0.0
+        known = len(self._intervals_s) >= _KNOWN_INTERVALS
+        return fmean(self._intervals_s) if known else 0.0
 
     def _too_long(self, wait_s: float) -> OverloadedError:
         return OverloadedError(
