@@ -48,7 +48,7 @@ serve: setup
 
 # Tests run in as many processes; tests/order.py says which together.
 JOBS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 
 test: setup test-tools
 	$(PYTEST) --base-model="$(BASE_MODEL)" --durations=15

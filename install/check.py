@@ -6,6 +6,7 @@ own Python and processor, with none of this machine's settings for pip.
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -86,6 +87,7 @@ class Set:
 
 def main() -> None:
     """Checks all sets, says which cannot be had and why, and ends with 1 if there is one."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     sets = [each for place in PLACES for each in sets_of(place)]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(4) as pool:
         options = ("--default-index", INDEX, "--cache-dir", f"{folder}/cache")

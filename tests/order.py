@@ -1,16 +1,20 @@
 """Which tests run in one process, and in what order.
 
-pytest-xdist spreads groups of tests over processes. What is dear is made once in a group: a server,
-and what a file's fixtures start. The longest come first, so that the processes end together. Tests
-without a group go wherever there is time.
+Under pytest-xdist (`-n 2`), groups of tests are spread over processes. What is dear is made once in
+a group: a server, and what a file's fixtures start. The longest come first, so that the processes
+end together. Tests without a group go wherever there is time.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 # They kill servers, or fill the machine: never beside each other.
 _ALONE = (
@@ -22,6 +26,7 @@ _ALONE = (
 )
 # They start all that they need themselves.
 _APART = ("tests/kernels/test_devices.py", "tests/fuzz/test_fuzz.py")
+_GROUPS = "groups.json"  # each test's, in the folder of a run
 _running: pytest.Item | None = None
 _LONGEST = (
     "server fused",
@@ -80,8 +85,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_itemcollected(item: pytest.Item) -> None:
     if is_fast(item):
         item.add_marker("fast")
-    if group := group_of(item):
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -96,10 +99,39 @@ def pytest_runtest_protocol(item: pytest.Item) -> object:
 
 # Last: after pytest has put tests with the same server side by side.
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     others = len(_LONGEST)
     rank = {group: place for place, group in enumerate(_LONGEST)}
     first: dict[str, int] = {}
     for item in items:
         first.setdefault(group_of(item), len(first))
     items.sort(key=lambda item: (rank.get(group_of(item), others), first[group_of(item)]))
+    if hasattr(config, "workerinput"):
+        groups = {item.nodeid: group_of(item) for item in items}
+        part = Path(config.option.basetemp).with_suffix(".groups")
+        part.write_text(json.dumps(groups))
+        part.rename(part.with_name(_GROUPS))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return Scheduling(config, log)
+
+
+class Scheduling(LoadScopeScheduling):
+    """A group to a process, in the order of the tests."""
+
+    def __init__(self, config: pytest.Config, log: Producer) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False
+        self._groups: dict[str, str] = {}
+
+    def schedule(self) -> None:
+        if not self._groups:
+            # The processes collect, not this one; it knows the names of tests alone.
+            run: Path = self.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+            self._groups = json.loads((run / _GROUPS).read_text())
+        super().schedule()
+
+    def _split_scope(self, nodeid: str) -> str:
+        return self._groups[nodeid] or nodeid
