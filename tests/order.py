@@ -129,7 +129,7 @@ class Scheduling(LoadScopeScheduling):
     def schedule(self) -> None:
         if not self._groups:
             # The processes collect, not this one; it knows the names of tests alone.
-            run: Path = self.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+            run: Path = self.config._tmp_path_factory.getbasetemp()
             self._groups = json.loads((run / _GROUPS).read_text())
         super().schedule()
 
