@@ -31,5 +31,6 @@ def test_prepare_model(start: Start, base_model: Path, tmp_path: Path) -> None:
 @pytest.mark.server
 def test_demo(start: Start, small_model: Path, small_adapter: Path) -> None:
     """To its end: the server is stopped, and the exit code 0."""
-    models = ("--base-model", small_model, "--adapter", f"equations={small_adapter}")
-    assert "erver stopped" in start("examples/demo.py", *models)
+    options = ("--base-model", small_model, "--adapter", f"equations={small_adapter}")
+    quick = ("--items", "2", "--shown", "1", "--speed-tokens", "8")
+    assert "erver stopped" in start("examples/demo.py", *options, *quick)
