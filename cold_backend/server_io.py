@@ -5,10 +5,11 @@ The only module that imports tritonserver's Python-backend API.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from cold_backend.cancellation import Cancellation
 from cold_backend.collection import collect_from_now_on
 from cold_backend.config import Settings, load_settings
 from cold_backend.contract import STEP_MODEL, Step, StepResult
-from cold_backend.errors import ColdError, ErrorCode, StepError
+from cold_backend.errors import ColdError, ConfigError, ErrorCode, StepError
 from cold_backend.intake import Intake, told
 from cold_backend.logs import set_up_log
 from cold_backend.metrics import FAMILIES, Family, Labels
@@ -33,7 +34,6 @@ from cold_backend.telemetry import Load, Telemetry
 from cold_backend.tokenizer import Tokenizer
 from cold_backend.tracing import child_span, current_headers, set_up_tracing
 
-started = collect_from_now_on  # to be called when a model is loaded
 _log = logging.getLogger(__name__)
 PUBLISH_INTERVAL_S = 0.5
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -48,11 +48,11 @@ _CODES = {
 }
 
 
-def start(args: dict[str, str]) -> Settings:
-    """Reads the settings that `cold-server` names in the model's config; sets up log and tracing.
+@contextlib.contextmanager
+def starting(args: dict[str, str]) -> Iterator[Settings]:
+    """Around the loading of a model, with its settings: sets up log and tracing.
 
-    Args:
-        args: of `initialize`.
+    `args` are those of `initialize`. What cannot be served is told to `cold-server` as well.
 
     Raises:
         ConfigError: the settings are unreadable.
@@ -60,7 +60,12 @@ def start(args: dict[str, str]) -> Settings:
     settings = load_settings(Path(_parameter(args, "settings")))
     set_up_log(args["model_name"], settings.log_format)
     set_up_tracing(settings.trace_url)
-    return settings
+    try:
+        yield settings
+    except ConfigError as error:
+        Path(_parameter(args, "problem")).write_text(str(error), encoding="utf-8")
+        raise
+    collect_from_now_on()
 
 
 def restarts(args: dict[str, str]) -> int:

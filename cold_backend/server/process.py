@@ -134,6 +134,13 @@ class ServerProcess:
         return self._liveness.failure
 
     @property
+    def problem(self) -> str:
+        """Why a model cannot be served, as its process says; empty if none says so."""
+        with contextlib.suppress(OSError):
+            return self._workspace.problem.read_text(encoding="utf-8")
+        return ""
+
+    @property
     def state(self) -> str:
         """What its processes are doing, for a person."""
         shown = []
@@ -223,7 +230,7 @@ class ServerProcess:
         write_repository(
             self._workspace.path / "models",
             self._settings,
-            {"settings": str(settings_file)},
+            {"settings": str(settings_file), "problem": str(self._workspace.problem)},
             for_cold,
             fused=fused,
         )

@@ -102,7 +102,8 @@ class Supervisor:
         begun_s = time.monotonic()
         while not server.is_ready:
             if server.exit_code is not None:
-                return f"tritonserver ended by itself, exit code {server.exit_code}"
+                ended = f"tritonserver ended by itself, exit code {server.exit_code}"
+                return server.problem or ended
             if time.monotonic() - begun_s > self._start_timeout_s:
                 return (
                     f"start_timeout_s: the server is not ready after {self._start_timeout_s:g} s; "

@@ -23,6 +23,7 @@ class Workspace:
         path: the directory.
         lifeline: named pipe whose end tells the models to stop; a byte in it, to drain.
         pulse: see `Pulse`.
+        problem: where a model's process writes why it cannot serve its model.
         shared_memory_prefix: of the names of the server's regions in /dev/shm.
     """
 
@@ -31,6 +32,7 @@ class Workspace:
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
         self.lifeline = self.path / "lifeline"
         self.pulse = self.path / "pulse"
+        self.problem = self.path / "problem"
         self.shared_memory_prefix = f"{self.path.name}-"
         self._lock = _lock(self.path / _OWNER)
         os.mkfifo(self.lifeline)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +18,12 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from safetensors.torch import load_file, save_file
 
 from cold_client import Client, ColdClientError, InvalidRequest, Request, ServerUnavailable
 from load_tests.server import Server, can_mount, mount
 from tests.conftest import ROOT, free_ports
+from tests.families import make_model
 from tests.server.test_lifecycle import LONG, wait_ready
 
 pytestmark = pytest.mark.server
@@ -243,6 +246,25 @@ def test_too_little_shared_memory_is_one_line(base_model: Path) -> None:
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("cold-server: /dev/shm: 16 MB are needed")
+
+
+def test_what_only_the_models_process_sees_is_one_line_too(
+    base_model: Path, tmp_path: Path
+) -> None:
+    model = make_model("llama", tmp_path / "model", vocab_size=49152)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base_model / file, model)
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    names = ("--http-port", "--grpc-port", "--metrics-port")
+    listen = [part for pair in zip(names, free_ports(3), strict=True) for part in pair]
+    command = [Path(sys.executable).parent / "cold-server", "--base-model", model, *listen]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("cold-server: base_model: ")
+    assert "model.norm.weight" in last
 
 
 def test_sigterm_lets_running_requests_end(base_model: Path, adapter: Path) -> None:

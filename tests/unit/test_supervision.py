@@ -256,6 +256,7 @@ class FakeServer:
         self.is_ready = ready
         self.exit_code: int | None = None
         self.failure: str | None = None
+        self.problem = ""
         self.state = "cold is sleeping"
         self.stopped: list[str] = []
         self.aborted = threading.Event()
@@ -298,6 +299,21 @@ def test_a_server_that_is_never_ready_is_given_up() -> None:
         "start_timeout_s: the server is not ready after 0.5 s; cold is sleeping",
     ]
     assert server.stopped == ["killed"]
+
+
+@pytest.mark.parametrize(
+    ("problem", "expected"),
+    [
+        ("base_model: has no weights", "base_model: has no weights"),
+        ("", "tritonserver ended by itself, exit code 1"),
+    ],
+)
+def test_a_server_that_ends_at_its_start_says_why(problem: str, expected: str) -> None:
+    server = FakeServer(ready=False)
+    server.exit_code, server.problem = 1, problem
+    supervisor, said = supervise(server)
+    assert not supervisor.run()
+    assert said == [expected]
 
 
 def test_a_server_that_only_loads_is_not_drained() -> None:

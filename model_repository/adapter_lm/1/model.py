@@ -6,8 +6,8 @@ from cold_backend.loading import load_adapter_lm
 
 class TritonPythonModel:
     def initialize(self, args):
-        self._model = load_adapter_lm(server_io.start(args))
-        server_io.started()
+        with server_io.starting(args) as settings:
+            self._model = load_adapter_lm(settings)
 
     def execute(self, requests):
         return server_io.answer("adapter_lm", requests, self._forward)

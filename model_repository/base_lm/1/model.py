@@ -6,8 +6,8 @@ from cold_backend.loading import load_base_lm
 
 class TritonPythonModel:
     def initialize(self, args):
-        self._model = load_base_lm(server_io.start(args))
-        server_io.started()
+        with server_io.starting(args) as settings:
+            self._model = load_base_lm(settings)
 
     def execute(self, requests):
         return server_io.answer("base_lm", requests, self._forward)

@@ -19,7 +19,10 @@ from cold_backend.tracing import stop_tracing
 
 class TritonPythonModel:
     def initialize(self, args):
-        settings = server_io.start(args)
+        with server_io.starting(args) as settings:
+            self._start(args, settings)
+
+    def _start(self, args, settings):
         self._tokenizer = tokenizer = load_tokenizer(settings)
         adapters = AdapterSlots(settings.adapter_names, settings.adapter_room)
         scheduler = Scheduler(settings.max_sequences, settings.max_step_tokens, adapters)
@@ -49,7 +52,6 @@ class TritonPythonModel:
         self._publisher = server_io.Publisher(self._telemetry, self._engine.load)
         self._args = args
         server_io.when_server_stops(args, self._engine.drain, self._stop)
-        server_io.started()
 
     def execute(self, requests):
         now_s = time.monotonic()

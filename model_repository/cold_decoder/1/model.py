@@ -10,10 +10,9 @@ from cold_backend.loading import ops_for, take_device
 
 class TritonPythonModel:
     def initialize(self, args):
-        settings = server_io.start(args)
-        self._device = take_device(settings, 0, of=2)
-        self._ops = ops_for(settings, self._device)
-        server_io.started()
+        with server_io.starting(args) as settings:
+            self._device = take_device(settings, 0, of=2)
+            self._ops = ops_for(settings, self._device)
 
     def execute(self, requests):
         return server_io.answer("cold_decoder", requests, self._decode)
