@@ -19,7 +19,6 @@ from pathlib import Path
 
 from install.commands import ROOT, Command, of_file, of_target
 
-INDEX = "https://pypi.org/simple"
 UV = Path(sys.executable).parent / "uv"
 # Has no wheel; everything else must have one, for each processor.
 BUILT_FROM_SOURCE = ("rouge-score",)
@@ -90,10 +89,10 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     sets = [each for place in PLACES for each in sets_of(place)]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(4) as pool:
-        options = ("--default-index", INDEX, "--cache-dir", f"{folder}/cache")
+        options = ("--cache-dir", f"{folder}/cache")  # and uv's own index, which is PyPI
         complaints = list(pool.map(lambda each: _said(each, options), sets))
     failed = sum(map(bool, complaints))
-    print(f"{len(sets)} sets of packages, {failed} of them not to be had from {INDEX}")
+    print(f"{len(sets)} sets of packages, {failed} of them not to be had from PyPI")
     sys.exit(failed > 0)
 
 

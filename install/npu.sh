@@ -10,4 +10,4 @@ compgen -G '/dev/davinci[0-9]*' >/dev/null || fail "needs an Ascend NPU and CANN
 machine=$(uname -m)
 [[ $machine == aarch64 || -n ${PIP_EXTRA_INDEX_URL:-} ]] ||
     fail "on $machine torch-npu wants a torch that only PyTorch's index has:" \
-        "make npu-test PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu"
+        "make npu-test PIP_EXTRA_INDEX_URL=ADDRESS (of the one for CPUs: pytorch.org/get-started/locally)"

@@ -8,5 +8,5 @@ installed() { "$folder/bin/python" -c 'import sys, importlib.util as u; sys.exit
 [[ -e /dev/nvidiactl || -n ${PIP_EXTRA_INDEX_URL:-}${PIP_INDEX_URL:-}${PIP_FIND_LINKS:-} ]] || installed || cat <<EOT
 == PyPI's torch brings 2 GB of CUDA libraries (3 GB on the disk), which this machine without an NVIDIA GPU does
    not need. To leave them out, stop here (Ctrl-C) and give make PyTorch's own index for CPUs:
-   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+   PIP_EXTRA_INDEX_URL=ADDRESS, which pytorch.org/get-started/locally shows for the CPU.
 EOT
