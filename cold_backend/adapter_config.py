@@ -134,7 +134,7 @@ def _compiled(option: str, key: str) -> re.Pattern[str]:
         raise ValueError(f"{option}: {key[:64]!r} is not a simple pattern")
     try:
         return re.compile(rf"(.*\.)?({key})$")
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"{option}: {key[:64]!r}: {error}") from error
 
 

@@ -33,9 +33,16 @@ class ErrorCode(enum.Enum):
 
 
 class ColdError(Exception):
-    """Base of all errors here. `str(error)` is safe to show to a client."""
+    """Base of all errors here. `str(error)` is safe to show to a client.
+
+    It may quote what a file or a template says: half of a surrogate pair, which could not be sent, is
+    written as an escape.
+    """
 
     code: ClassVar[ErrorCode] = ErrorCode.INTERNAL
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(text.encode("utf-8", "backslashreplace").decode())
 
 
 class InvalidRequestError(ColdError):

@@ -34,6 +34,8 @@ def parser_of(program: str) -> argparse.ArgumentParser:
         # It needs compilers that another environment of the Makefile has.
         patch.setitem(sys.modules, "lowering", mock.MagicMock())
         if program.startswith(_MODULES):
+            # runpy warns of a module that another test has imported.
+            patch.delitem(sys.modules, _module(path), raising=False)
             return _captured(lambda: runpy.run_module(_module(path), run_name="__main__"))
         return _captured(lambda: runpy.run_path(str(path), run_name="__main__"))
 

@@ -30,8 +30,11 @@ _STARTED = {
     "examples/demo.py": f"{_HERE}examples.py::test_demo",
     "examples/prepare_model.py": f"{_HERE}examples.py::test_prepare_model",
     "examples/train_adapter.py": f"{_HERE}examples.py::test_train_adapter",
+    "install/check.py": "tests/unit/test_install.py::test_the_check_says_what_it_does",
     "kernels/ascend/check.py": f"{_HERE}benchmarks.py::test_ascend_check_without_the_compilers",
     "load_tests/faults.py": "tests/load/test_faults.py::test_a_short_run",
+    "load_tests/hanging_server.py": "tests/server/test_supervision.py::"
+    "test_a_request_that_hangs_and_shared_memory_that_is_full",
     "load_tests/overload.py": f"{_HERE}load_tests.py::test_overload",
     "load_tests/run.py": f"{_HERE}load_tests.py::test_run",
     "study/average.py": f"{_HERE}study.py::test_the_study",

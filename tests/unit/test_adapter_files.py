@@ -126,6 +126,27 @@ def test_a_header_that_does_not_fit_is_refused_unread(
     assert problem in folder.problem()
 
 
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ({"peft_type": "\ud800"}, r"this is \ud800"),
+        ({"\ud800": True}, r"LoRA with \ud800 cannot be served"),
+        ({"init_lora_weights": "pissa\ud800"}, r"pissa\ud800 changes the base model"),
+        ({"rank_pattern": {"\ud800": "x"}}, "rank_pattern: must be between"),
+        ({"rank_pattern": {"a{99999999999999999999}": 4}}, "repetition number is too large"),
+        ({"alpha_pattern": {"a{99999999999999999999}": 4}}, "repetition number is too large"),
+    ],
+    ids=ascii,
+)
+def test_what_is_refused_can_be_said(change: dict[str, object], shown: str, folder: Folder) -> None:
+    """Half of a surrogate pair, which JSON can write, cannot be sent."""
+    values = json.loads((folder.math / CONFIG).read_text())
+    (folder.math / CONFIG).write_text(json.dumps(values | change))
+    problem = folder.problem()
+    assert shown in problem
+    problem.encode()
+
+
 def test_values_are_not_read_of_what_does_not_fit(folder: Folder) -> None:
     """Terabytes, all of them a hole: nobody has so much memory."""
     layer = "base_model.model.model.layers.0.self_attn.q_proj"

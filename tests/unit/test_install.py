@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -203,3 +204,12 @@ def test_without_an_npu_its_tests_say_so() -> None:
     code, lines = said("npu.sh")
     assert (code, len(lines)) == (1, 1)
     assert "needs an Ascend NPU" in lines[0]
+
+
+def test_the_check_says_what_it_does() -> None:
+    """CI runs the whole, which asks PyPI."""
+    done = subprocess.run(
+        [sys.executable, "-m", "install.check", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "PyPI" in done.stdout

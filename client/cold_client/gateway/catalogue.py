@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ from .._protocol import MODEL
 from .._types import Model
 
 _FRESH_S = 10.0
+_ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # what the server takes as a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Catalogue:
         """
         if name not in self._served or time.monotonic() - self._asked_s > _FRESH_S:
             await self.all()
-        if name not in self._served and self._folder is not None:
+        if name not in self._served and self._folder is not None and _ADAPTER.fullmatch(name):
             return replace(self._folder, id=name, adapter=name)
         if name not in self._served:
             known = ", ".join(self._served)

@@ -49,6 +49,8 @@ async def test_a_folder_of_adapters_is_the_servers_to_know(
     server.script = [piece("hi", final=True, finish_reason=STOP, num_input_tokens=PROMPT_TOKENS)]
     answer = await http.post("/v1/chat/completions", json=body)
     assert answer.json()["model"] == "new", answer.text
+    for name in ("a%2Fb", "..%2Ff", "%0a", "x" * 65):
+        assert (await http.get(f"/v1/models/{name}")).status_code == 404
 
 
 def events(text: str) -> list[Any]:
