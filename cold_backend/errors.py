@@ -35,8 +35,8 @@ class ErrorCode(enum.Enum):
 class ColdError(Exception):
     """Base of all errors here. `str(error)` is safe to show to a client.
 
-    It may quote what a file or a template says: half of a surrogate pair, which could not be sent, is
-    written as an escape.
+    It may quote what a file or a template says: half of a surrogate pair, which could not be sent,
+    is written as an escape.
     """
 
     code: ClassVar[ErrorCode] = ErrorCode.INTERNAL

@@ -99,7 +99,7 @@ def test_a_log_that_goes_nowhere_stops_nothing(
     result = tmp_path / "result"
     assert run([sys.executable, "-c", program, str(result)]) == 0
     dropped, _ = result.read_text().split()
-    assert run is closed or int(dropped) > 1000
+    assert run is closed or int(dropped) > 100  # how many depends on who is faster
 
 
 def test_what_was_dropped_is_told_when_somebody_reads() -> None:
