@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,14 @@ def make_model(
             if weight.ndim >= 2:
                 weight.normal_(0, deviation)
     model.save_pretrained(path)
+    return path
+
+
+def add_tokenizer(path: Path, base_model: Path) -> Path:
+    """Gives a small model the real one's tokenizer and chat template."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        if (base_model / name).exists():
+            shutil.copy(base_model / name, path)
     return path
 
 

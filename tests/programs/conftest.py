@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,10 +12,9 @@ import torch
 import transformers
 
 from tests.documents import ROOT
-from tests.families import make_adapter
+from tests.families import add_tokenizer, make_adapter
 
 Start = Callable[..., str]
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 @pytest.fixture(scope="session")
@@ -37,10 +35,7 @@ def small_model(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         pad_token_id=2,
     )
     transformers.LlamaForCausalLM(config).save_pretrained(path)
-    for name in _TOKENIZER:
-        if (base_model / name).exists():
-            shutil.copy(base_model / name, path)
-    return path
+    return add_tokenizer(path, base_model)
 
 
 @pytest.fixture(scope="session")

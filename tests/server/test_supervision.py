@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from cold_client import Client, ColdClientError, InvalidRequest, Request, ServerUnavailable
 from load_tests.server import Server, can_mount, mount
 from tests.conftest import ROOT, free_ports
-from tests.families import make_model
+from tests.families import add_tokenizer, make_model
 from tests.server.test_lifecycle import LONG, wait_ready
 
 pytestmark = pytest.mark.server
@@ -252,8 +251,7 @@ def test_what_only_the_models_process_sees_is_one_line_too(
     base_model: Path, tmp_path: Path
 ) -> None:
     model = make_model("llama", tmp_path / "model", vocab_size=49152)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(base_model / file, model)
+    add_tokenizer(model, base_model)
     weights = load_file(model / "model.safetensors")
     weights["model.norm.weight"][3] = float("nan")
     save_file(weights, model / "model.safetensors", {"format": "pt"})

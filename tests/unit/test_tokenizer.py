@@ -26,6 +26,7 @@ from cold_backend.request import RequestParser
 from cold_backend.sequence import FinishReason, Sequence
 from cold_backend.tokenizer import Tokenizer
 from cold_kernels import load_ops
+from tests.families import add_tokenizer
 from tests.tokenizers import make_tokenizer
 from tests.unit.test_engine import Sink, new_engine, new_scheduler, run_all, sink
 from tests.unit.test_language_model import CPU, packed
@@ -59,9 +60,7 @@ def small(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             if weight.ndim >= 2:
                 weight.normal_(0, 0.3)
     model.save_pretrained(path)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(base_model / name, path)
-    return path
+    return add_tokenizer(path, base_model)
 
 
 @pytest.fixture
