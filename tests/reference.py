@@ -10,7 +10,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,24 @@ class Reference:
         self._memory = memory
         self._prompts: dict[tuple[tuple[int, ...], bool], tuple[torch.Tensor, Any]] = {}
 
-    def decode(self, ids: tuple[int, ...], decoding: Decoding, count: int) -> list[int]:
-        """The tokens after the prompt, an end-of-sequence token included."""
-        key = (ids, decoding, count)
-        return self._remembered(key, lambda: self._decode(ids, decoding, count))
+    def decode(
+        self, ids: tuple[int, ...], decoding: Decoding, count: int, answer: Sequence[int] = ()
+    ) -> list[int]:
+        """The tokens after the prompt, an end-of-sequence token included.
+
+        Args:
+            answer: what may be these tokens. If it is, one forward over all of it says so, in place
+                of one a token; if not, what is right is decoded in any case.
+        """
+        key, found = (ids, decoding, count), [*answer]
+        return self._remembered(
+            key,
+            lambda: (
+                found
+                if self._is_answer(ids, decoding, count, found)
+                else self._decode(ids, decoding, count)
+            ),
+        )
 
     def search(self, ids: tuple[int, ...], beams: Beams, count: int) -> list[int]:
         """transformers' beam search over the expert; by the contrast through a processor."""
@@ -108,27 +123,35 @@ class Reference:
 
     @torch.inference_mode()
     def _decode(self, ids: tuple[int, ...], decoding: Decoding, count: int) -> list[int]:
-        with_expert, with_base = decoding.name != "base", decoding.name != "greedy"
-        expert, expert_cache = self._after(ids, adapted=True) if with_expert else (None, None)
-        base, base_cache = self._after(ids, adapted=False) if with_base else (None, None)
+        """Token by token."""
+        writing = _Writing(self, ids, decoding)
         output: list[int] = []
         while True:
-            if expert is not None and base is not None:
-                scores = (1 + decoding.beta) * expert - decoding.beta * base
-                cutoff = math.log(decoding.alpha) + expert.max()
-                scores = scores.masked_fill(expert < cutoff, -math.inf)
-            else:
-                scores = base if expert is None else expert
-            token = int(scores.argmax())
+            (token,) = writing.choices
             output.append(token)
-            if token in self.eos or len(output) == count:
+            if self._is_over(output, count):
                 return output
-            feed = torch.tensor([[token]])
-            if with_expert:
-                expert = self._model(feed, past_key_values=expert_cache).logits[0, -1]
-            if with_base:
-                with self._model.disable_adapter():
-                    base = self._model(feed, past_key_values=base_cache).logits[0, -1]
+            writing.feed([token])
+
+    @torch.inference_mode()
+    def _is_answer(
+        self, ids: tuple[int, ...], decoding: Decoding, count: int, answer: list[int]
+    ) -> bool:
+        """Whether each token is the choice after the prompt and the tokens before it."""
+        ends = [
+            number for number in range(len(answer)) if self._is_over(answer[: number + 1], count)
+        ]
+        if ends != [len(answer) - 1]:
+            return False
+        writing = _Writing(self, ids, decoding)
+        choices = writing.choices
+        if answer[:-1]:
+            writing.feed(answer[:-1])
+            choices += writing.choices
+        return choices == answer
+
+    def _is_over(self, output: list[int], count: int) -> bool:
+        return output[-1] in self.eos or len(output) == count
 
     @torch.inference_mode()
     def _search(self, ids: tuple[int, ...], beams: Beams, count: int) -> list[int]:
@@ -152,18 +175,54 @@ class Reference:
         )[0, len(ids) :].tolist()
         return found
 
-    def _after(self, ids: tuple[int, ...], *, adapted: bool) -> tuple[Any, Any]:
-        """Logits after the prompt, [vocab], and a KV cache of it that may be changed."""
+    def _after(self, ids: tuple[int, ...], *, adapted: bool) -> tuple[torch.Tensor, Any]:
+        """Logits after the prompt, [1, vocab], and a KV cache of it that may be changed."""
         key = (ids, adapted)
         if key not in self._prompts:
-            if adapted:
-                out = self._model(torch.tensor([ids]), use_cache=True)
-            else:
-                with self._model.disable_adapter():
-                    out = self._model(torch.tensor([ids]), use_cache=True)
-            self._prompts[key] = out.logits[0, -1].clone(), out.past_key_values
+            out = self._forward(ids, None, adapted=adapted)
+            self._prompts[key] = out.logits[0, -1:].clone(), out.past_key_values
         logits, cache = self._prompts[key]
         return logits, copy.deepcopy(cache)
+
+    def _forward(self, ids: Sequence[int], cache: Any, *, adapted: bool) -> Any:
+        with nullcontext() if adapted else self._model.disable_adapter():
+            return self._model(torch.tensor([ids]), past_key_values=cache, use_cache=True)
+
+
+class _Writing:
+    """An answer while it grows: what expert and base say after the tokens fed last.
+
+    Attributes:
+        choices: the token to come after each of those, after the prompt alone at first.
+    """
+
+    def __init__(self, reference: Reference, ids: tuple[int, ...], decoding: Decoding) -> None:
+        self._reference, self._decoding = reference, decoding
+        adapted = {"base": [False], "greedy": [True]}.get(decoding.name, [True, False])
+        after = {which: reference._after(ids, adapted=which) for which in adapted}
+        self._caches = {which: cache for which, (_, cache) in after.items()}
+        self.choices = self._choose({which: logits for which, (logits, _) in after.items()})
+
+    def feed(self, tokens: Sequence[int]) -> None:
+        """Goes on by some tokens."""
+        forward = self._reference._forward
+        logits = {
+            which: forward(tokens, cache, adapted=which).logits[0]
+            for which, cache in self._caches.items()
+        }
+        self.choices = self._choose(logits)
+
+    def _choose(self, logits: dict[bool, torch.Tensor]) -> list[int]:
+        """From logits [n, vocab] of the expert, of the base, or of both."""
+        if len(logits) == 2:
+            expert, base, decoding = logits[True], logits[False], self._decoding
+            scores = (1 + decoding.beta) * expert - decoding.beta * base
+            cutoff = math.log(decoding.alpha) + expert.max(1, keepdim=True).values
+            scores = scores.masked_fill(expert < cutoff, -math.inf)
+        else:
+            (scores,) = logits.values()
+        choices: list[int] = scores.argmax(1).tolist()
+        return choices
 
 
 class _Contrast(LogitsProcessor):

@@ -87,7 +87,8 @@ class Supervisor:
         self._server = server
         try:
             failure = self._watch(server)
-            if failure is None and self._is_ready:
+            # It may have become ready, and been asked things, since `_watch` last looked.
+            if failure is None and (self._is_ready or server.is_ready):
                 server.stop(self._drain_s, lambda: self._hurried)
         finally:
             server.kill()

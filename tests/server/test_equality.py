@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -37,28 +38,38 @@ def request_for(prompt: Prompt, decoding: Decoding) -> Request:
     return request
 
 
+async def together(url: str, requests: Iterable[Request]) -> list[list[int]]:
+    """The tokens of each, at once."""
+    async with AsyncClient(url) as client:
+        results = await asyncio.gather(*(client.generate(r, timeout_s=300) for r in requests))
+    return [list(result.token_ids) for result in results]
+
+
 @pytest.mark.parametrize("decoding", DECODINGS, ids=str)
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_alone(
     protocol: str, decoding: Decoding, server: Server, prompts: list[Prompt], reference: Reference
 ) -> None:
-    # The protocol does not touch the tokens: over HTTP each decoding has a quarter of the prompts.
+    # Over HTTP each decoding has a quarter of the prompts alone, and half of them in company below.
     chosen = prompts if protocol == "grpc" else prompts[DECODINGS.index(decoding) :: len(DECODINGS)]
     with Client(getattr(server, protocol)) as client:
         for prompt in chosen:
             with client.stream(request_for(prompt, decoding)) as stream:
                 tokens = [token for piece in stream for token in piece.token_ids]
-            assert tokens == reference.decode(prompt.ids, decoding, TOKENS)
+            assert tokens == reference.decode(prompt.ids, decoding, TOKENS, tokens)
 
 
 async def test_sixteen_at_once(server: Server, prompts: list[Prompt], reference: Reference) -> None:
-    """Prompts of all lengths and decodings of all kinds, started one after the other."""
+    """Prompts of all lengths, decodings of all kinds, both protocols, one started after another."""
     jobs = [(prompt, decoding) for prompt in prompts for decoding in DECODINGS]
     gate = asyncio.Semaphore(16)
 
-    async with AsyncClient(server.grpc) as client:
+    async with AsyncClient(server.grpc) as over_grpc, AsyncClient(server.http) as over_http:
+        clients = [over_grpc, over_http, over_http, over_grpc]
 
         async def run(order: int, prompt: Prompt, decoding: Decoding) -> tuple[int, ...]:
+            number, which = divmod(order, len(DECODINGS))
+            client = clients[(number + which) % len(clients)]
             await asyncio.sleep(0.05 * order)
             async with gate:
                 result = await client.generate(request_for(prompt, decoding), timeout_s=300)
@@ -67,7 +78,7 @@ async def test_sixteen_at_once(server: Server, prompts: list[Prompt], reference:
         answers = await asyncio.gather(*(run(i, *job) for i, job in enumerate(jobs)))
 
     for (prompt, decoding), tokens in zip(jobs, answers, strict=True):
-        assert list(tokens) == reference.decode(prompt.ids, decoding, TOKENS)
+        assert list(tokens) == reference.decode(prompt.ids, decoding, TOKENS, tokens)
 
 
 def test_reported_logits_are_within_a_thousandth(
@@ -120,33 +131,31 @@ def test_a_continuation_has_the_log_probabilities_of_the_reference(
 
 
 @pytest.mark.parametrize("change", [{"beta": 0.0}, {"alpha": 1.0}], ids=str)
-def test_no_contrast_is_plain_greedy(
+async def test_no_contrast_is_plain_greedy(
     change: dict[str, Any], server: Server, prompts: list[Prompt], reference: Reference
 ) -> None:
     greedy = Decoding("greedy")
-    with Client(server.grpc) as client:
-        for prompt in prompts[::2]:
-            request = dataclasses.replace(request_for(prompt, greedy), decoding="cold", **change)
-            tokens = list(client.generate(request).token_ids)
-            assert tokens == reference.decode(prompt.ids, greedy, TOKENS)
+    asked = [
+        dataclasses.replace(request_for(prompt, greedy), decoding="cold", **change)
+        for prompt in prompts
+    ]
+    answers = await together(server.grpc, asked)
+    for prompt, tokens in zip(prompts, answers, strict=True):
+        assert tokens == reference.decode(prompt.ids, greedy, TOKENS, tokens)
 
 
-def test_base_ignores_the_adapter(
+async def test_base_ignores_the_adapter(
     server: Server, prompts: list[Prompt], reference: Reference
 ) -> None:
-    decoding = Decoding("base")
-    with Client(server.grpc) as client:
-        for prompt in prompts[::5]:
-            result = client.generate(request_for(prompt, decoding))
-            assert list(result.token_ids) == reference.decode(prompt.ids, decoding, TOKENS)
+    base = Decoding("base")
+    answers = await together(server.grpc, [request_for(prompt, base) for prompt in prompts])
+    for prompt, tokens in zip(prompts, answers, strict=True):
+        assert tokens == reference.decode(prompt.ids, base, TOKENS, tokens)
 
 
-def test_seeded_samples_do_not_depend_on_company(server: Server, prompts: list[Prompt]) -> None:
-    async def together(requests: list[Request]) -> list[tuple[int, ...]]:
-        async with AsyncClient(server.grpc) as client:
-            results = await asyncio.gather(*(client.generate(r, timeout_s=300) for r in requests))
-        return [tuple(result.token_ids) for result in results]
-
+async def test_seeded_samples_do_not_depend_on_company(
+    server: Server, prompts: list[Prompt]
+) -> None:
     requests = [
         dataclasses.replace(
             request_for(prompt, Decoding("cold")), temperature=1.0, seed=seed, top_k=top_k
@@ -154,7 +163,6 @@ def test_seeded_samples_do_not_depend_on_company(server: Server, prompts: list[P
         for prompt in prompts[:4]
         for seed, top_k in ((7, None), (2**64 - 1, 40))
     ]
-    with Client(server.grpc) as client:
-        alone = [tuple(client.generate(request).token_ids) for request in requests]
-    assert asyncio.run(together(requests)) == alone
-    assert len(set(alone)) > len(alone) // 2
+    alone = [answer for request in requests for answer in await together(server.grpc, [request])]
+    assert await together(server.grpc, requests) == alone
+    assert len(set(map(tuple, alone))) > len(alone) // 2

@@ -324,6 +324,19 @@ def test_a_server_that_only_loads_is_not_drained() -> None:
     assert server.stopped == ["killed"]
 
 
+def test_a_server_that_has_just_become_ready_is_drained() -> None:
+    server = FakeServer(ready=False)
+    supervisor, _ = supervise(server)
+
+    def stop() -> None:
+        supervisor.stop(0.1)
+        server.is_ready = True
+
+    threading.Timer(0.3, stop).start()
+    assert supervisor.run()
+    assert server.stopped == ["drained", "killed"]
+
+
 def test_ctrl_c_shortens_a_drain_and_a_second_one_ends_the_server() -> None:
     server = FakeServer()
     supervisor, _ = supervise(server)
