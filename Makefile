@@ -46,8 +46,9 @@ demo: setup
 serve: setup
 	$(BIN)/cold-server --base-model "$(BASE_MODEL)" --adapter equations=$(ADAPTER)
 
-# Tests run in as many processes; tests/order.py says which together.
-JOBS ?= 2
+# Tests run in as many processes; tests/order.py says which together. Three keep two cores busy: many
+# tests wait for something.
+JOBS ?= 3
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 
 test: setup test-tools

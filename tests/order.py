@@ -1,6 +1,6 @@
 """Which tests run in one process, and in what order.
 
-Under pytest-xdist (`-n 2`), groups of tests are spread over processes. What is dear is made once in
+Under pytest-xdist (`-n 3`), groups of tests are spread over processes. What is dear is made once in
 a group: a server, and what a file's fixtures start. The longest come first, so that the processes
 end together. Tests without a group go wherever there is time.
 """
