@@ -101,7 +101,7 @@ def _loaded(path: str, config: Any, **options: Any) -> nn.Module:
 
     disable_progress_bar()  # half a second of it among the lines of a log
     with refusing(f"base_model: {path}"):
-        check_files(Path(path))
+        _check_depth(config, check_files(Path(path)))
         with LoadReport():
             try:
                 model, found = AutoModelForCausalLM.from_pretrained(
@@ -141,6 +141,16 @@ def _check_plain(path: str, config: Any) -> None:
         raise ConfigError(
             f"base_model: {path} holds a PEFT adapter, which would become part of the base; "
             "serve it with --adapter"
+        )
+
+
+def _check_depth(config: Any, tensors: int) -> None:
+    """Refuses more layers than there can be weights for, before a module is made for each."""
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > tensors:
+        raise ConfigError(
+            f"base_model: num_hidden_layers in config.json is {layers}, but there are weights of "
+            f"{tensors} tensors alone"
         )
 
 

@@ -113,14 +113,19 @@ class Engine:
     def run(self, stepping: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         """Works until the engine is closed, or drained.
 
+        A fault of its own ends what it has at that time, and it goes on.
+
         Args:
             stepping: what every step is within.
         """
         while self._wait_for_work():
             with stepping():
-                self.step()
-        for sequence in [*self._scheduler.running, *self._waiting]:
-            self._fail(sequence, ShuttingDownError())
+                try:
+                    self.step()
+                except Exception:
+                    _log.exception("a step could not be made")
+                    self._fail_all(StepError(_FAILED))
+        self._fail_all(ShuttingDownError())
 
     def load(self) -> Load:
         """How busy it is; may be called from any thread."""
@@ -198,9 +203,7 @@ class Engine:
 
     def _fail_unready(self, error: ColdError, adapter: ServedAdapter | None = None) -> None:
         """Fails what waits for an adapter to be loaded, or for any."""
-        with self._changed:
-            waiting = [*self._waiting]
-        for sequence in [*self._scheduler.running, *waiting]:
+        for sequence in self._everything():
             is_ready = self._scheduler.adapters.is_ready(sequence.adapter)
             if not is_ready and adapter in (None, sequence.adapter):
                 self._fail(sequence, error)
@@ -223,7 +226,9 @@ class Engine:
 
     def _deliver_to(self, sequence: Sequence, picked: Picked, now_s: float) -> None:
         if not picked.is_finite:
-            self._fail(sequence, StepError("the model's logits were not finite"))
+            name = sequence.request.adapter
+            whose = f"the model's logits with adapter {name}" if name else "the model's logits"
+            self._fail(sequence, StepError(f"{whose} were not finite"))
             return
         tokens = picked.tokens
         if sequence.search:
@@ -247,6 +252,14 @@ class Engine:
     def _fail(self, sequence: Sequence, error: ColdError) -> None:
         self._leave(sequence, error)
         sequence.sink.fail(error)
+
+    def _fail_all(self, error: ColdError) -> None:
+        for sequence in self._everything():
+            self._fail(sequence, error)
+
+    def _everything(self) -> list[Sequence]:
+        with self._changed:
+            return [*self._scheduler.running, *self._waiting]
 
     def _leave(self, sequence: Sequence, end: FinishReason | ColdError) -> None:
         """Takes a sequence out of wherever it is, before its last response."""

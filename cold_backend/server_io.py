@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -95,6 +96,20 @@ def when_server_stops(
         stop()
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+@contextlib.contextmanager
+def vital() -> Iterator[None]:
+    """Around what no request ends without: should it raise, the process ends with it.
+
+    `cold-server` notices that, and starts the models anew.
+    """
+    try:
+        yield
+    except BaseException:
+        _log.critical("the engine has ended; so does its process", exc_info=True)
+        logging.shutdown()
+        os._exit(1)
 
 
 def say_stopped(args: dict[str, str]) -> None:

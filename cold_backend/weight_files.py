@@ -25,13 +25,17 @@ _log = logging.getLogger(__name__)
 _transformers = logging.getLogger("transformers.modeling_utils")
 
 
-def check_files(folder: Path) -> None:
+def check_files(folder: Path) -> int:
     """Checks that all files are there, whole, and hold plain numbers.
+
+    Returns:
+        How many tensors they hold.
 
     Raises:
         ConfigError: one is not, or there are none.
     """
     names = [_WHOLE] if (folder / _WHOLE).is_file() else _shards(folder)
+    count = 0
     for name in names:
         if not (folder / name).is_file():
             raise ConfigError(f"base_model: {folder}: {_INDEX} names {name}, which is not there")
@@ -39,6 +43,7 @@ def check_files(folder: Path) -> None:
             # Reads the header, which must fit the file's length.
             with safe_open(folder / name, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 (not a mapping)
+                    count += 1
                     kind = file.get_slice(key).get_dtype()
                     if key.endswith("weight") and kind not in _PLAIN:
                         raise ConfigError(
@@ -47,13 +52,16 @@ def check_files(folder: Path) -> None:
                         )
         except (SafetensorError, OSError) as error:
             raise ConfigError(f"base_model: {folder}: {name} is broken: {error}") from error
+    return count
 
 
 def _shards(folder: Path) -> list[str]:
     if not (folder / _INDEX).is_file():
         raise ConfigError(f"base_model: {folder} has no {_WHOLE}; other formats are not read")
     try:
-        names = {*json.loads((folder / _INDEX).read_bytes())["weight_map"].values()}
+        index = json.loads((folder / _INDEX).read_bytes())
+        names = {*index["weight_map"].values()}
+        dict(index["metadata"])  # transformers wants it
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ConfigError(f"base_model: {folder}: {_INDEX} is broken") from error
     if any(not isinstance(name, str) or Path(name).name != name for name in names):

@@ -119,9 +119,14 @@ def test_a_file_that_is_cut_short(untied: Path) -> None:
 @pytest.mark.parametrize(
     ("index", "text"),
     [
-        ('{"weight_map": {"a": "model-1.safetensors"}}', "names model-1.safetensors, which is not"),
-        ('{"weight_map": {"a": "../model.safetensors"}}', "names a file outside"),
-        ('{"weight_map": {"a": 1}}', "names a file outside"),
+        ('{"weight_map": {}}', f"{INDEX} is broken"),
+        ('{"weight_map": {}, "metadata": 1}', f"{INDEX} is broken"),
+        (
+            '{"weight_map": {"a": "model-1.safetensors"}, "metadata": {}}',
+            "names model-1.safetensors, which is not",
+        ),
+        ('{"weight_map": {"a": "../model.safetensors"}, "metadata": {}}', "names a file outside"),
+        ('{"weight_map": {"a": 1}, "metadata": {}}', "names a file outside"),
         ("{}", f"{INDEX} is broken"),
         ("[", f"{INDEX} is broken"),
     ],
@@ -130,6 +135,11 @@ def test_a_broken_index(index: str, text: str, untied: Path) -> None:
     (untied / WEIGHTS).unlink()
     (untied / INDEX).write_text(index)
     both_refuse(untied, text)
+
+
+def test_more_layers_than_weights_are_refused_at_once(untied: Path) -> None:
+    alter(untied, num_hidden_layers=10**9)
+    both_refuse(untied, "num_hidden_layers in config.json is 1000000000, but there are weights of")
 
 
 def test_pickled_weights_are_not_read(untied: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cold_backend.adapter_catalogue import ServedAdapter
 from cold_backend.adapter_slots import AdapterSlots
 from cold_backend.admission import Admission
 from cold_backend.config import Settings
@@ -25,7 +26,7 @@ from cold_backend.contract import (
 from cold_backend.engine import Engine
 from cold_backend.errors import ColdError, OverloadedError, ShuttingDownError
 from cold_backend.request import RequestParser
-from cold_backend.scheduler import Scheduler
+from cold_backend.scheduler import Chunk, Scheduler
 from cold_backend.sequence import FinishReason, Piece, Sequence
 from cold_backend.telemetry import Telemetry
 from cold_backend.tokenizer import Tokenizer
@@ -181,6 +182,54 @@ def test_cancelled_requests_end_at_once_running_and_waiting(
     assert len(sink(running).tokens) < 10
     assert sink(waiting).error is not None
     assert sink(other).tokens == [100, 101, 102]
+
+
+def test_a_fault_of_the_engine_ends_what_it_has_and_no_more(
+    parser: RequestParser, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = new_scheduler(1)
+    engine = new_engine(CountingStep(), scheduler, 5)
+    running, waiting = sequence(parser, tokenizer, max_tokens=400), sequence(parser, tokenizer)
+    plan = scheduler.plan
+
+    def fail_once() -> list[Chunk]:
+        monkeypatch.setattr(scheduler, "plan", plan)
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(scheduler, "plan", fail_once)
+    for one in (running, waiting):
+        engine.submit(one)
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    for one in (running, waiting):
+        assert sink(one).done.wait(20)
+        assert str(sink(one).error) == "the decoding step failed"
+    next_one = sequence(parser, tokenizer, max_tokens=2)
+    engine.submit(next_one)
+    assert sink(next_one).done.wait(20)
+    assert sink(next_one).tokens == [100, 101]
+    engine.close()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_logits_that_are_no_numbers_end_their_request_by_the_adapters_name(
+    parser: RequestParser, tokenizer: Tokenizer
+) -> None:
+    class BrokenForOne(CountingStep):
+        def __call__(self, step: Step) -> StepResult:
+            result = super().__call__(step)
+            result.picks[step.rows[emitting(step.rows)][:, Row.ADAPTER] == 0, Pick.TOKEN] = -1
+            return result
+
+    engine = new_engine(BrokenForOne(), new_scheduler(2), 5)
+    bad, good = sequence(parser, tokenizer), sequence(parser, tokenizer, max_tokens=2)
+    good.adapter = ServedAdapter("b")
+    for one in (bad, good):
+        engine.submit(one)
+    run_all(engine, [bad, good])
+    assert str(sink(bad).error) == "the model's logits with adapter a were not finite"
+    assert sink(good).tokens == [100, 101]
 
 
 def test_full_queue_and_shutdown_are_refused(parser: RequestParser, tokenizer: Tokenizer) -> None:

@@ -65,7 +65,8 @@ class TritonPythonModel:
         self._stop()
 
     def _run(self):
-        self._engine.run(self._pulse.stepping)
+        with server_io.vital():
+            self._engine.run(self._pulse.stepping)
         self._intake.close()
         self._outbox.close()
         server_io.say_stopped(self._args)
