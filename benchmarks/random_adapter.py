@@ -12,7 +12,7 @@ RANK = 16
 _SIZE = 0.05  # of each layer's change, relative to its weight's Frobenius norm
 
 
-def make_adapter(base_model: Path, adapter: Path, merged: Path) -> None:
+def make_adapter(base_model: Path, adapter: Path, merged: Path, *, rank: int = RANK) -> None:
     """Writes the adapter, and the base model with it merged, in bfloat16; nothing if they exist."""
     if (merged / "config.json").is_file():
         return
@@ -21,7 +21,7 @@ def make_adapter(base_model: Path, adapter: Path, merged: Path) -> None:
         base_model, dtype=torch.float32, trust_remote_code=False
     )
     options = LoraConfig(
-        r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     model = get_peft_model(base, options)
     with torch.no_grad():

@@ -36,6 +36,15 @@ def test_step_time(start: Start, small_model: Path, tmp_path: Path) -> None:
     assert (tmp_path / "step_time.png").stat().st_size > 10_000
 
 
+@pytest.mark.server
+def test_adapter_gaps(start: Start, small_model: Path, tmp_path: Path) -> None:
+    quick = ("--streams", 2, "--adapters", 2, "--rank", 4, "--rounds", 1)
+    shared = ("--base-model", small_model, "--out", tmp_path)
+    start("benchmarks/adapter_gaps.py", *shared, *quick, "--dtype", "float32")
+    found = json.loads((tmp_path / "adapter_gaps.json").read_text())
+    assert found["rounds"][0]["with_ms"] > 0 and found["ratio"] > 0
+
+
 def test_bench_kernels(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")

@@ -14,6 +14,7 @@ _HERE = "tests/programs/test_"
 _DEVICES = "tests/kernels/test_devices.py"
 # Programs and the tests that start them.
 _STARTED = {
+    "benchmarks/adapter_gaps.py": f"{_HERE}benchmarks.py::test_adapter_gaps",
     "benchmarks/bench_server.py": f"{_HERE}benchmarks.py::test_bench_server",
     "benchmarks/in_process.py": f"{_HERE}benchmarks.py::test_bench_server",
     "benchmarks/kernels/bench_kernels.py": f"{_HERE}benchmarks.py::test_bench_kernels",
