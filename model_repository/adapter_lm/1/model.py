@@ -1,12 +1,12 @@
 """The expert: logits, base plus adapter, of a step's emitting rows."""
 
-from cold_backend import server_io
+from cold_backend import lifeline, server_io
 from cold_backend.loading import load_adapter_lm
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        with server_io.starting(args) as settings:
+        with lifeline.starting(args) as settings:
             self._model = load_adapter_lm(settings)
 
     def execute(self, requests):

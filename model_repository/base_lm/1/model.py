@@ -1,12 +1,12 @@
 """The amateur: base logits of a step's emitting rows."""
 
-from cold_backend import server_io
+from cold_backend import lifeline, server_io
 from cold_backend.loading import load_base_lm
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        with server_io.starting(args) as settings:
+        with lifeline.starting(args) as settings:
             self._model = load_base_lm(settings)
 
     def execute(self, requests):

@@ -3,7 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from cold_backend import server_io
+from cold_backend import lifeline, server_io
 from cold_backend.adapter_catalogue import AdapterCatalogue
 from cold_backend.adapter_slots import AdapterSlots
 from cold_backend.admission import Admission
@@ -19,7 +19,7 @@ from cold_backend.tracing import stop_tracing
 
 class TritonPythonModel:
     def initialize(self, args):
-        with server_io.starting(args) as settings:
+        with lifeline.starting(args) as settings:
             self._start(args, settings)
 
     def _start(self, args, settings):
@@ -36,7 +36,7 @@ class TritonPythonModel:
         elif store:
             execute = store.pace.beside(execute)
         self._outbox = Outbox()
-        self._telemetry = Telemetry(settings, server_io.restarts(args))
+        self._telemetry = Telemetry(settings, lifeline.restarts(args))
         admission = Admission(settings.max_queue, settings.max_wait_s)
         self._engine = Engine(execute, scheduler, admission, self._telemetry)
         self._intake = Intake(
@@ -47,11 +47,11 @@ class TritonPythonModel:
             self._telemetry,
             settings.max_wait_s,
         )
-        self._pulse = server_io.pulse(args)
+        self._pulse = lifeline.pulse(args)
         self._running = thread.submit(self._run)
         self._publisher = server_io.Publisher(self._telemetry, self._engine.load)
         self._args = args
-        server_io.when_server_stops(args, self._engine.drain, self._stop)
+        lifeline.when_server_stops(args, self._engine.drain, self._stop)
 
     def execute(self, requests):
         now_s = time.monotonic()
@@ -65,11 +65,11 @@ class TritonPythonModel:
         self._stop()
 
     def _run(self):
-        with server_io.vital():
+        with lifeline.vital():
             self._engine.run(self._pulse.stepping)
         self._intake.close()
         self._outbox.close()
-        server_io.say_stopped(self._args)
+        lifeline.say_stopped(self._args)
 
     def _stop(self):
         self._engine.close()

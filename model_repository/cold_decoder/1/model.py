@@ -2,7 +2,7 @@
 
 import torch
 
-from cold_backend import server_io
+from cold_backend import lifeline, server_io
 from cold_backend.contract import DECIDED
 from cold_backend.decoding import decode
 from cold_backend.loading import ops_for, take_device
@@ -10,7 +10,7 @@ from cold_backend.loading import ops_for, take_device
 
 class TritonPythonModel:
     def initialize(self, args):
-        with server_io.starting(args) as settings:
+        with lifeline.starting(args) as settings:
             self._device = take_device(settings, 0, of=2)
             self._ops = ops_for(settings, self._device)
 
