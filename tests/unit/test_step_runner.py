@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,10 @@ def answers(
 
 
 @pytest.mark.parametrize(
-    "bad", [{0}, {5}, {15}, {3, 4}, {0, 7, 15}, set(range(16)), set()], ids=str
+    "bad", [(0,), (5,), (15,), (3, 4), (0, 7, 15), range(16), ()], ids=lambda bad: f"{[*bad]}"
 )
 def test_the_requests_that_fail_are_found(
-    bad: set[int], parser: RequestParser, tokenizer: Tokenizer
+    bad: Collection[int], parser: RequestParser, tokenizer: Tokenizer
 ) -> None:
     step = Fragile(CountingStep())
     sequences = [
