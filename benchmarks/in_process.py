@@ -25,19 +25,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.measure import Generate, Generated
 from benchmarks.naive import ALPHA, BETA
 from benchmarks.resident import answer_questions
-from cold_backend.adapter_slots import AdapterSlots
-from cold_backend.admission import Admission
 from cold_backend.config import Settings, load_settings
 from cold_backend.contract import Int32Array, Reads, Row
-from cold_backend.engine import Engine
+from cold_backend.engine.adapter_slots import AdapterSlots
+from cold_backend.engine.admission import Admission
+from cold_backend.engine.engine import Engine
+from cold_backend.engine.scheduler import Scheduler
 from cold_backend.errors import ColdError
-from cold_backend.language_model import LanguageModel
 from cold_backend.loading import load_adapter_lm, load_base_lm, load_fused, load_tokenizer
-from cold_backend.request import GenerationRequest, RequestParser
-from cold_backend.scheduler import Scheduler
-from cold_backend.sequence import Piece
-from cold_backend.sequence import Sequence as Running
-from cold_backend.telemetry import Telemetry
+from cold_backend.models.language_model import LanguageModel
+from cold_backend.requests.request import GenerationRequest, RequestParser
+from cold_backend.requests.sequence import Piece
+from cold_backend.requests.sequence import Sequence as Running
+from cold_backend.telemetry.telemetry import Telemetry
 
 
 def main() -> None:

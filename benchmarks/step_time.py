@@ -31,14 +31,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.circumstances import circumstances
 from benchmarks.in_process import Decoding
 from benchmarks.random_adapter import make_adapter
-from cold_backend.adapters import load_adapter
-from cold_backend.checkpoint import load_config, load_model
+from cold_backend.adapters.adapter import load_adapter
 from cold_backend.config import Settings
 from cold_backend.contract import Reads, Row, Step, StepResult
-from cold_backend.fused import FusedExecution
-from cold_backend.language_model import LanguageModel
+from cold_backend.decoding.execution import FusedExecution
 from cold_backend.loading import network_of, ops_for
-from cold_backend.lora import AdapterSet
+from cold_backend.models.checkpoint import load_config, load_model
+from cold_backend.models.language_model import LanguageModel
+from cold_backend.models.lora import AdapterSet
 from cold_kernels import Ops
 
 _CPU = torch.device("cpu")

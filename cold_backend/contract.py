@@ -23,6 +23,9 @@ Float32Array = npt.NDArray[np.float32]
 BytesArray = npt.NDArray[np.object_]
 
 STEP_MODEL = "cold_step"
+# Of beta and the like. Far beyond what is of use, and what float32 can still compute with: a score
+# that overflowed would have no place among the others.
+STRONGEST = 1000.0
 
 
 class Row(enum.IntEnum):

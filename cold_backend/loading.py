@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import torch
 
-from cold_backend.adapter_loader import AdapterLoader
-from cold_backend.adapter_store import AdapterStore
-from cold_backend.adapters import check_fit, load_adapter
-from cold_backend.checkpoint import empty_model, load_config, load_model
+from cold_backend.adapters.adapter import check_fit, load_adapter
+from cold_backend.adapters.loader import AdapterLoader
+from cold_backend.adapters.store import AdapterStore
 from cold_backend.config import Settings
 from cold_backend.contract import Reads
-from cold_backend.decoder import Decoder, is_lean
+from cold_backend.decoding.execution import FusedExecution
 from cold_backend.errors import ConfigError
-from cold_backend.fused import FusedExecution
-from cold_backend.language_model import LanguageModel, Network
-from cold_backend.lora import AdapterSet, attach_adapters
+from cold_backend.models.checkpoint import empty_model, load_config, load_model
+from cold_backend.models.language_model import LanguageModel, Network
+from cold_backend.models.llama import Decoder, is_lean
+from cold_backend.models.lora import AdapterSet, attach_adapters
 from cold_backend.refusal import refusing
-from cold_backend.tokenizer import Tokenizer
+from cold_backend.text.tokenizer import Tokenizer
 from cold_kernels import KernelError, Ops, load_ops
 from cold_kernels.device import DeviceError, choose_device
 
@@ -186,7 +186,7 @@ def checked_network(
         ConfigError: it does not.
     """
     # Imported late: it needs transformers' modules, which take a second.
-    from cold_backend.comparison import compare
+    from cold_backend.models.comparison import compare
 
     check = compare(model, adapters, context)
     network = network_of(model, adapters, ops, context)
@@ -202,7 +202,7 @@ def network_of(model: torch.nn.Module, adapters: AdapterSet, ops: Ops, context: 
     if is_lean(model.config, adapters, context):
         return Decoder(model, adapters, ops, context)
     # Imported late: it needs transformers' modules, which take a second.
-    from cold_backend.packed_transformer import PackedTransformer
+    from cold_backend.models.packed_transformer import PackedTransformer
 
     return PackedTransformer(
         model, attach_adapters(model, adapters, ops) if len(adapters) else None

@@ -30,7 +30,7 @@ if choose_device("auto").type == "cpu":
 
 from cold_backend.config import Settings
 from cold_backend.server.process import Endpoints, ServerProcess, wait_until
-from cold_backend.tokenizer import Tokenizer
+from cold_backend.text.tokenizer import Tokenizer
 from tests.prompts import Prompt, real_prompts
 from tests.reference import Reference
 

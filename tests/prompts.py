@@ -6,7 +6,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from cold_backend.tokenizer import Tokenizer
+from cold_backend.text.tokenizer import Tokenizer
 
 _ROOT = Path(__file__).parent.parent
 _LENGTHS = (1, 2, 5, 17, 64, 120, 200, 257, 320, 400)

@@ -21,9 +21,9 @@ from cold_backend.config import (
     settings_from,
 )
 from cold_backend.errors import ConfigError
-from cold_backend.logs import hold_standard_files, say
 from cold_backend.server.process import Endpoints, ServerProcess
 from cold_backend.server.supervisor import Supervisor
+from cold_backend.telemetry.logs import hold_standard_files, say
 
 _DEFAULT_CONTEXT = 2048
 _ENDPOINTS = tuple(field.name for field in dataclasses.fields(Endpoints))
@@ -122,11 +122,11 @@ def _endpoints(values: dict[str, Any]) -> Endpoints:
 def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
     """Checks what can be checked without loading weights; settles the context."""
     # Imported late: --help and a wrong option should not wait for torch.
-    from cold_backend.adapter_defaults import read_defaults
-    from cold_backend.adapter_notes import find_notes
-    from cold_backend.adapters import check_fit, load_adapter
-    from cold_backend.checkpoint import check_model, context_limit, load_config
+    from cold_backend.adapters.adapter import check_fit, load_adapter
+    from cold_backend.adapters.defaults import read_defaults
+    from cold_backend.adapters.notes import find_notes
     from cold_backend.loading import load_tokenizer, ops_for, take_device
+    from cold_backend.models.checkpoint import check_model, context_limit, load_config
 
     config = load_config(settings.base_model)
     limit = context_limit(config)
@@ -155,9 +155,9 @@ def _without_broken_adapters(settings: Settings) -> Settings:
     Raises:
         ConfigError: it is the default adapter; requests that name none must not get another.
     """
-    from cold_backend.adapter_defaults import read_defaults
-    from cold_backend.adapters import check_fit, load_adapter
-    from cold_backend.checkpoint import empty_model, load_config
+    from cold_backend.adapters.adapter import check_fit, load_adapter
+    from cold_backend.adapters.defaults import read_defaults
+    from cold_backend.models.checkpoint import empty_model, load_config
 
     model = empty_model(load_config(settings.base_model))
     adapters = dict(settings.adapters)

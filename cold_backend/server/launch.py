@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cold_backend.config import Settings
-from cold_backend.logs import say
 from cold_backend.server.endpoints import Endpoints
 from cold_backend.server.installation import find_tritonserver
 from cold_backend.server.tracing import SERVICE, trace_options
 from cold_backend.server.workspace import SHARED_MEMORY, Workspace
+from cold_backend.telemetry.logs import say
 
 SHARED_MEMORY_BYTES = 16 << 20  # of each model process; two vocabulary-wide rows are 0.4 MB
 EXIT_TIMEOUT_S = 8  # streams have ended by then; what is left is unloading

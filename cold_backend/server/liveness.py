@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from cold_backend.pulse import Signs
+from cold_backend.serving.pulse import Signs
 
 # What one look at the signs can count for: a machine that slept, or was paused, has hung itself.
 _LONGEST_LOOK_S = 1.0

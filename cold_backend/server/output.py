@@ -6,7 +6,7 @@ import os
 import subprocess
 import threading
 
-from cold_backend.logs import pass_on
+from cold_backend.telemetry.logs import pass_on
 
 _CHUNK_BYTES = 1 << 16
 _END_S = 1.0  # what is read after the processes have ended

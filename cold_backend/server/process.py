@@ -16,7 +16,6 @@ from types import TracebackType
 import psutil
 
 from cold_backend.config import Settings
-from cold_backend.pulse import read_pulse
 from cold_backend.server.backlog import Backlog
 from cold_backend.server.endpoints import Endpoints as Endpoints
 from cold_backend.server.launch import EXIT_TIMEOUT_S, SHARED_MEMORY_BYTES, Launch
@@ -24,6 +23,7 @@ from cold_backend.server.liveness import Liveness
 from cold_backend.server.output import Output
 from cold_backend.server.repository import write_repository
 from cold_backend.server.workspace import Workspace, check_shared_memory
+from cold_backend.serving.pulse import read_pulse
 
 _DEAD = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD, psutil.STATUS_STOPPED)
 _ENSEMBLE = 4  # model processes

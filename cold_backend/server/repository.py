@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import cold_backend
-from cold_backend.adapter_defaults import AdapterDefaults, read_defaults
+from cold_backend.adapters.defaults import AdapterDefaults, read_defaults
 from cold_backend.config import Settings
 
 _FUSED = "cold"  # the one model that a fused execution needs

@@ -1,7 +1,7 @@
 """Multiple choice: how probable each decoding finds each choice after the prompt.
 
 A decoding's distribution over the next token, of which the choice's tokens are scored, is that of
-`cold_backend.given`.
+`cold_backend.decoding.forced`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cold_backend.request import GenerationRequest
-from cold_backend.sequence import Sequence as Running
-from cold_backend.token import Token
-from cold_backend.tokenizer import Tokenizer
+from cold_backend.requests.request import GenerationRequest
+from cold_backend.requests.sequence import Sequence as Running
+from cold_backend.requests.token import Token
+from cold_backend.text.tokenizer import Tokenizer
 from cold_eval.decodings import Decoding
 from cold_eval.items import Item, Task
 from cold_eval.policies import Contrast, View

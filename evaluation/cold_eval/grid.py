@@ -11,11 +11,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cold_backend.request import GenerationRequest
-from cold_backend.sequence import FinishReason
-from cold_backend.sequence import Sequence as Running
-from cold_backend.token import Token
-from cold_backend.tokenizer import Tokenizer
+from cold_backend.requests.request import GenerationRequest
+from cold_backend.requests.sequence import FinishReason
+from cold_backend.requests.sequence import Sequence as Running
+from cold_backend.requests.token import Token
+from cold_backend.text.tokenizer import Tokenizer
 from cold_eval.policies import Policy, View
 from cold_eval.walks import Kept, continued
 

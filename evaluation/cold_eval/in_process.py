@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from cold_backend.adapter_slots import AdapterSlots
-from cold_backend.admission import Admission
 from cold_backend.config import Settings
-from cold_backend.engine import Engine
+from cold_backend.decoding.execution import FusedExecution
+from cold_backend.engine.adapter_slots import AdapterSlots
+from cold_backend.engine.admission import Admission
+from cold_backend.engine.engine import Engine
+from cold_backend.engine.scheduler import Scheduler
 from cold_backend.errors import ColdError
-from cold_backend.fused import FusedExecution
 from cold_backend.loading import load_fused_lm, load_tokenizer, ops_for, take_device
-from cold_backend.request import GenerationRequest, RequestParser
-from cold_backend.scheduler import Scheduler
-from cold_backend.sequence import Sequence as Running
-from cold_backend.telemetry import Telemetry
+from cold_backend.requests.request import GenerationRequest, RequestParser
+from cold_backend.requests.sequence import Sequence as Running
+from cold_backend.telemetry.telemetry import Telemetry
 from cold_eval.answers import Answer, result_of, seed_of, voted
 from cold_eval.choices import ChoiceWalk, choice_text, chosen
 from cold_eval.decodings import Decoding

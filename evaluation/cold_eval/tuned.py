@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cold_backend.adapter_defaults import FILE, read_defaults
+from cold_backend.adapters.defaults import FILE, read_defaults
 from cold_backend.errors import ColdError
 from cold_eval.decodings import Decoding
 from cold_eval.errors import EvaluationError

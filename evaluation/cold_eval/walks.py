@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
+from cold_backend.engine.scheduler import Chunk, build_step
 from cold_backend.errors import ColdError
-from cold_backend.language_model import LanguageModel
-from cold_backend.request import GenerationRequest
-from cold_backend.scheduler import Chunk, build_step
-from cold_backend.sequence import FinishReason, Piece, Sequence
-from cold_backend.token import Token
-from cold_backend.tokenizer import Tokenizer
+from cold_backend.models.language_model import LanguageModel
+from cold_backend.requests.request import GenerationRequest
+from cold_backend.requests.sequence import FinishReason, Piece, Sequence
+from cold_backend.requests.token import Token
+from cold_backend.text.tokenizer import Tokenizer
 from cold_eval.policies import View, views
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cold_backend.metrics import FAMILIES, Kind
+from cold_backend.telemetry.metrics import FAMILIES, Kind
 from tests.deploy import chart
 from tests.deploy.chart import one, render
 from tests.deploy.program import run

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from cold_backend.config import Settings
 from cold_backend.server.process import Endpoints, ServerProcess
-from cold_backend.tokenizer import Tokenizer
+from cold_backend.text.tokenizer import Tokenizer
 from tests.conftest import await_ready, free_ports
 from tests.fuzz import parts
 from tests.fuzz.models import fuzz_models

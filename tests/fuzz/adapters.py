@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cold_backend.adapter_defaults import FILE, AdapterDefaults, read_defaults
-from cold_backend.adapter_loader import AdapterLoader
-from cold_backend.adapters import Adapter, check_fit, load_adapter
+from cold_backend.adapters.adapter import Adapter, check_fit, load_adapter
+from cold_backend.adapters.defaults import FILE, AdapterDefaults, read_defaults
+from cold_backend.adapters.loader import AdapterLoader
 from cold_backend.errors import ConfigError
 from tests.fuzz.verdict import expect
 

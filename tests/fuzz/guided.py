@@ -23,16 +23,16 @@ import numpy as np
 
 with atheris.instrument_imports(
     include=[
-        "cold_backend.fields",
-        "cold_backend.request",
-        "cold_backend.tokenizer",
+        "cold_backend.requests.fields",
+        "cold_backend.requests.request",
+        "cold_backend.text.tokenizer",
         "cold_client._protocol",
         "cold_client.gateway.bodies",
         "cold_client.gateway.errors",
     ]
 ):
-    from cold_backend.request import RequestParser
-    from cold_backend.tokenizer import Tokenizer
+    from cold_backend.requests.request import RequestParser
+    from cold_backend.text.tokenizer import Tokenizer
     from cold_client._protocol import INPUTS, LISTS, grpc_request, json_request
     from cold_client.gateway.bodies import ChatBody, CompletionBody
     from cold_client.gateway.errors import from_client, from_validation

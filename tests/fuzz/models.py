@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from cold_backend.adapters import find_adapter_stamp
+from cold_backend.adapters.adapter import find_adapter_stamp
 from cold_backend.config import Settings
 from cold_backend.contract import (
     AdapterChange,
@@ -30,8 +30,8 @@ from cold_backend.contract import (
     unpack_reports,
 )
 from cold_backend.errors import ConfigError
-from cold_backend.language_model import LanguageModel
 from cold_backend.loading import load_fused_lm, load_store
+from cold_backend.models.language_model import LanguageModel
 from tests.fuzz.tiny_models import VOCAB, NotBuiltError, families, make_tiny, random_options
 from tests.fuzz.verdict import WrongVerdictError, expect
 

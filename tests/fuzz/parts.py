@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from cold_backend.checkpoint import empty_model, load_config
+from cold_backend.models.checkpoint import empty_model, load_config
 from cold_client import Request
 from tests.conftest import ROOT
 from tests.families import make_adapter, make_model

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cold_backend.tokenizer import Tokenizer
+from cold_backend.text.tokenizer import Tokenizer
 from tests.conftest import Server
 from tests.fuzz import parts
 from tests.fuzz.models import fuzz_models

@@ -6,7 +6,7 @@ import re
 
 from cold_backend.config import Settings
 from cold_backend.errors import ColdError, InvalidRequestError, UnknownAdapterError
-from cold_backend.request import GenerationRequest
+from cold_backend.requests.request import GenerationRequest
 from cold_client._protocol import INPUTS
 
 _LONGEST_MESSAGE = 2000

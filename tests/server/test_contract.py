@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from cold_backend.tokenizer import Tokenizer
+from cold_backend.text.tokenizer import Tokenizer
 from cold_client import AdapterNotFound, Client, InvalidRequest, Request
 from tests.conftest import Server
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cold_backend.tokenizer import Tokenizer
+from cold_backend.text.tokenizer import Tokenizer
 from cold_client import AsyncClient, Client, Request
 from tests.conftest import Server
 from tests.prompts import Prompt

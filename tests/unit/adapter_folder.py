@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from cold_backend.adapter_catalogue import AdapterCatalogue, ServedAdapter
-from cold_backend.adapter_loader import AdapterLoader
-from cold_backend.adapter_store import AdapterStore
-from cold_backend.checkpoint import empty_model, load_config
+from cold_backend.adapters.catalogue import AdapterCatalogue
+from cold_backend.adapters.loader import AdapterLoader
+from cold_backend.adapters.served import ServedAdapter
+from cold_backend.adapters.store import AdapterStore
 from cold_backend.config import Settings
 from cold_backend.errors import (
     ColdError,
 )
+from cold_backend.models.checkpoint import empty_model, load_config
 
 WEIGHTS, CONFIG, DEFAULTS = "adapter_model.safetensors", "adapter_config.json", "cold.json"
 FILES = (WEIGHTS, CONFIG, DEFAULTS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cold_backend import adapter_catalogue
+from cold_backend.adapters import catalogue as adapter_catalogue
 from tests.families import make_adapter, make_model
 from tests.unit.adapter_folder import Folder
 

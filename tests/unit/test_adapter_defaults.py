@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cold_backend.adapter_catalogue import AdapterCatalogue
-from cold_backend.adapter_defaults import AdapterDefaults, read_defaults
+from cold_backend.adapters.catalogue import AdapterCatalogue
+from cold_backend.adapters.defaults import AdapterDefaults, read_defaults
 from cold_backend.config import Settings
 from cold_backend.errors import ConfigError, InvalidRequestError
-from cold_backend.request import RequestParser
-from cold_backend.tokenizer import Tokenizer
+from cold_backend.requests.request import RequestParser
+from cold_backend.text.tokenizer import Tokenizer
 from cold_kernels import Mode
 
 

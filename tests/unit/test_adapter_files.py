@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cold_backend.adapter_loader import AdapterLoader
-from cold_backend.checkpoint import empty_model, load_config
+from cold_backend.adapters.loader import AdapterLoader
 from cold_backend.errors import (
     ConfigError,
 )
+from cold_backend.models.checkpoint import empty_model, load_config
 from tests.families import make_adapter
 from tests.unit.adapter_folder import CONFIG, DEFAULTS, FILES, WEIGHTS, Folder
 

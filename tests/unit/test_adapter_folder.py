@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from cold_backend import adapter_catalogue, adapter_store
-from cold_backend.adapter_catalogue import ServedAdapter
-from cold_backend.adapter_store import AdapterStore
+from cold_backend.adapters import catalogue as adapter_catalogue
+from cold_backend.adapters import store as adapter_store
+from cold_backend.adapters.served import ServedAdapter
+from cold_backend.adapters.store import AdapterStore
 from cold_backend.errors import (
     AdapterUnreadableError,
     InvalidRequestError,

@@ -10,12 +10,11 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
-from cold_backend.adapter_catalogue import ServedAdapter
-from cold_backend.adapter_files import Stamp
-from cold_backend.adapter_loads import AdapterLoads
-from cold_backend.adapter_slots import AdapterSlots
-from cold_backend.adapter_store import AdapterStore
-from cold_backend.adapters import Adapter
+from cold_backend.adapters.adapter import Adapter
+from cold_backend.adapters.files import Stamp
+from cold_backend.adapters.reader_pool import ReadersBusyError, ReadTimeoutError
+from cold_backend.adapters.served import ServedAdapter
+from cold_backend.adapters.store import AdapterStore
 from cold_backend.contract import (
     AdapterChange,
     AdapterReport,
@@ -25,7 +24,8 @@ from cold_backend.contract import (
     pack_reports,
     unpack_changes,
 )
-from cold_backend.engine import Engine
+from cold_backend.engine.adapter_slots import AdapterSlots
+from cold_backend.engine.engine import Engine
 from cold_backend.errors import (
     AdapterUnreadableError,
     ColdError,
@@ -35,10 +35,10 @@ from cold_backend.errors import (
     RequestCancelledError,
     StepError,
 )
-from cold_backend.reader_pool import ReadersBusyError, ReadTimeoutError
-from cold_backend.request import RequestParser
-from cold_backend.sequence import FinishReason, Sequence
-from cold_backend.tokenizer import Tokenizer
+from cold_backend.models.adapter_loads import AdapterLoads
+from cold_backend.requests.request import RequestParser
+from cold_backend.requests.sequence import FinishReason, Sequence
+from cold_backend.text.tokenizer import Tokenizer
 from tests.unit.test_engine import CountingStep, new_engine, new_scheduler, parser, sequence, sink
 
 __all__ = ["parser"]  # a fixture

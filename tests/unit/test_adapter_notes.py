@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cold_backend.adapter_notes import find_notes
+from cold_backend.adapters.notes import find_notes
 from tests.unit.adapter_folder import CONFIG, Folder
 
 

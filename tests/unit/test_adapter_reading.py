@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cold_backend import adapter_catalogue
+from cold_backend.adapters import catalogue as adapter_catalogue
 from cold_backend.errors import (
     AdapterUnreadableError,
 )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cold_backend.adapter_catalogue import ServedAdapter
-from cold_backend.adapter_slots import AdapterSlots
+from cold_backend.adapters.served import ServedAdapter
 from cold_backend.contract import AdapterChange, AdapterReport
+from cold_backend.engine.adapter_slots import AdapterSlots
 
 
 def served(name: str, version: int = 1) -> ServedAdapter:

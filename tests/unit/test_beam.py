@@ -13,13 +13,13 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cold_backend.beam import BeamSearch, BeamSettings, EarlyStopping, place
 from cold_backend.contract import Copy, Draw, Pick, Row, Step, StepResult, emitting
 from cold_backend.errors import DeadlineError, StepError
-from cold_backend.request import RequestParser
-from cold_backend.sequence import FinishReason, Sequence
-from cold_backend.token import Continuation, Token
-from cold_backend.tokenizer import Tokenizer
+from cold_backend.requests.beam import BeamSearch, BeamSettings, EarlyStopping, place
+from cold_backend.requests.request import RequestParser
+from cold_backend.requests.sequence import FinishReason, Sequence
+from cold_backend.requests.token import Continuation, Token
+from cold_backend.text.tokenizer import Tokenizer
 from tests.families import make_model
 from tests.unit.test_engine import CountingStep, new_engine, new_scheduler, run_all, sequence, sink
 from tests.unit.test_engine import parser as parser  # a fixture

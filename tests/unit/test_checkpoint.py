@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig
 
-from cold_backend.checkpoint import check_model, context_limit, load_config, load_model
 from cold_backend.errors import ConfigError
+from cold_backend.models.checkpoint import check_model, context_limit, load_config, load_model
 from tests.families import make_model
 from tests.fuzz.tiny_models import make_tiny
 from tests.unit.test_layers import ROOT

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from transformers.masking_utils import AttentionMaskInterface
 
-from cold_backend.attention import ATTENTION_NAME, PackedState
-from cold_backend.checkpoint import check_model, load_config
 from cold_backend.config import Settings
 from cold_backend.contract import Row
 from cold_backend.errors import ConfigError
-from cold_backend.language_model import LanguageModel
 from cold_backend.loading import load_adapter_lm, load_base_lm, load_fused_lm
-from cold_backend.lora import LoraBank
-from cold_backend.masks import window_rule
+from cold_backend.models.attention import ATTENTION_NAME, PackedState
+from cold_backend.models.checkpoint import check_model, load_config
+from cold_backend.models.language_model import LanguageModel
+from cold_backend.models.lora import LoraBank
+from cold_backend.models.masks import window_rule
 from tests.families import FAMILIES, make_adapter, make_model
 from tests.fuzz.tiny_models import make_tiny
 from tests.unit.test_language_model import prompt, reference, rows

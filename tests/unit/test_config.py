@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cold_backend import logs
-from cold_backend.adapters import check_fit, load_adapter
-from cold_backend.checkpoint import empty_model, load_config
+from cold_backend.adapters.adapter import check_fit, load_adapter
 from cold_backend.config import EXECUTIONS, Settings, load_settings, settings_from
 from cold_backend.errors import ConfigError
 from cold_backend.loading import is_fused
+from cold_backend.models.checkpoint import empty_model, load_config
 from cold_backend.server.cli import main
 from cold_backend.server.repository import write_repository
+from cold_backend.telemetry import logs
 from tests.families import make_adapter, make_model
 
 

@@ -23,7 +23,7 @@ from cold_backend.contract import (
     StepResult,
     pack_changes,
 )
-from cold_backend.decoding import decode
+from cold_backend.decoding.decode import decode
 from cold_kernels import Mode, load_ops
 from tests.reference import Decoding, distribution
 

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cold_backend.adapter_catalogue import ServedAdapter
-from cold_backend.adapter_slots import AdapterSlots
-from cold_backend.admission import Admission
+from cold_backend.adapters.served import ServedAdapter
 from cold_backend.config import Settings
 from cold_backend.contract import (
     LogProb,
@@ -23,13 +21,15 @@ from cold_backend.contract import (
     StepResult,
     emitting,
 )
-from cold_backend.engine import Engine
+from cold_backend.engine.adapter_slots import AdapterSlots
+from cold_backend.engine.admission import Admission
+from cold_backend.engine.engine import Engine
+from cold_backend.engine.scheduler import Chunk, Scheduler
 from cold_backend.errors import ColdError, OverloadedError, ShuttingDownError
-from cold_backend.request import RequestParser
-from cold_backend.scheduler import Chunk, Scheduler
-from cold_backend.sequence import FinishReason, Piece, Sequence
-from cold_backend.telemetry import Telemetry
-from cold_backend.tokenizer import Tokenizer
+from cold_backend.requests.request import RequestParser
+from cold_backend.requests.sequence import FinishReason, Piece, Sequence
+from cold_backend.telemetry.telemetry import Telemetry
+from cold_backend.text.tokenizer import Tokenizer
 
 NO_OPTIONS = np.empty((0, len(Option)), np.int64), np.empty((0, len(OptionScore)), np.float32)
 

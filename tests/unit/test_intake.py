@@ -11,11 +11,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from cold_backend.adapter_catalogue import AdapterCatalogue, ServedAdapter
-from cold_backend.adapter_defaults import AdapterDefaults
-from cold_backend.cancellation import Cancellation
+from cold_backend.adapters.catalogue import AdapterCatalogue
+from cold_backend.adapters.defaults import AdapterDefaults
+from cold_backend.adapters.served import ServedAdapter
 from cold_backend.config import Settings
-from cold_backend.engine import Engine
+from cold_backend.engine.engine import Engine
 from cold_backend.errors import (
     ColdError,
     DeadlineError,
@@ -24,10 +24,11 @@ from cold_backend.errors import (
     RequestCancelledError,
     ShuttingDownError,
 )
-from cold_backend.intake import Intake
-from cold_backend.request import GenerationRequest, RequestParser
-from cold_backend.telemetry import Telemetry
-from cold_backend.tokenizer import Tokenizer
+from cold_backend.requests.request import GenerationRequest, RequestParser
+from cold_backend.serving.cancellation import Cancellation
+from cold_backend.serving.intake import Intake
+from cold_backend.telemetry.telemetry import Telemetry
+from cold_backend.text.tokenizer import Tokenizer
 from tests.unit.test_engine import CountingStep, Sink, new_engine, new_scheduler
 
 SETTINGS = Settings(base_model="m", adapters={"a": "p", "b": "p"}, max_context=4096)

@@ -11,10 +11,9 @@ import torch
 import transformers
 from peft import PeftModel
 
-from cold_backend.adapter_loader import AdapterLoader
-from cold_backend.adapter_store import AdapterStore
-from cold_backend.adapters import check_fit, find_adapter_stamp, load_adapter
-from cold_backend.checkpoint import context_limit, empty_model, load_config, load_model
+from cold_backend.adapters.adapter import check_fit, find_adapter_stamp, load_adapter
+from cold_backend.adapters.loader import AdapterLoader
+from cold_backend.adapters.store import AdapterStore
 from cold_backend.contract import (
     AdapterChange,
     AdapterReport,
@@ -23,10 +22,11 @@ from cold_backend.contract import (
     pack_changes,
     unpack_reports,
 )
-from cold_backend.decoder import is_lean
-from cold_backend.language_model import LanguageModel
 from cold_backend.loading import checked_network
-from cold_backend.lora import AdapterSet
+from cold_backend.models.checkpoint import context_limit, empty_model, load_config, load_model
+from cold_backend.models.language_model import LanguageModel
+from cold_backend.models.llama import is_lean
+from cold_backend.models.lora import AdapterSet
 from cold_kernels import load_ops
 from tests.families import FAMILIES, VOCAB, make_adapter, make_model
 

@@ -21,10 +21,24 @@ FORBIDDEN = {
     },
     "evaluation": {"triton_python_backend_utils", "transformers", "peft"},
 }
+# The rooms of cold_backend, and which others each may import. The files beside them, which all may
+# import, import no room, but for `loading`, which puts models together.
+ROOMS = {
+    "server": {"serving", "telemetry", "models", "adapters"},
+    "serving": {"engine", "telemetry", "requests", "adapters", "text"},
+    "engine": {"telemetry", "requests", "adapters"},
+    "telemetry": {"requests"},
+    "requests": {"adapters", "text"},
+    "decoding": {"models"},
+    "models": {"adapters"},
+    "adapters": set(),
+    "text": set(),
+}
+LOADING = {"adapters", "decoding", "models", "text"}
 ALONE = {
-    "triton_python_backend_utils": "cold_backend/server_io.py",
+    "triton_python_backend_utils": "cold_backend/serving/server_io.py",
     "torch_npu": "kernels/cold_kernels/device.py",
-    "opentelemetry": "cold_backend/tracing.py",
+    "opentelemetry": "cold_backend/telemetry/tracing.py",
 }
 
 
@@ -47,6 +61,31 @@ def test_imports_go_down(folder: str) -> None:
     assert sources(folder)
     for path in sources(folder):
         assert not imports(path) & FORBIDDEN[folder], path
+
+
+def rooms(path: Path) -> set[str]:
+    """The rooms of cold_backend that a file imports from."""
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+    parts = [module.split(".") for module in modules]
+    return {part[1] for part in parts if part[0] == "cold_backend" and len(part) > 1} & ROOMS.keys()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_as_architecture_md_says(room: str) -> None:
+    for path in sources(f"cold_backend/{room}"):
+        assert rooms(path) <= ROOMS[room] | {room}, path
+
+
+def test_what_all_rooms_share_needs_none() -> None:
+    folder = ROOT / "cold_backend"
+    assert {path.parent.name for path in folder.glob("*/__init__.py")} == ROOMS.keys()
+    for path in folder.glob("*.py"):
+        assert rooms(path) <= (LOADING if path.stem == "loading" else set()), path
 
 
 @pytest.mark.parametrize(("module", "home"), ALONE.items())

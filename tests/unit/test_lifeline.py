@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cold_backend import lifeline
 from cold_backend.config import Settings
 from cold_backend.errors import ConfigError
+from cold_backend.serving import lifeline
 
 
 def arguments(**parameters: Path) -> dict[str, str]:
@@ -55,7 +55,7 @@ def test_a_byte_asks_to_drain_and_the_end_to_stop(tmp_path: Path) -> None:
 def test_a_process_ends_with_its_engine() -> None:
     code = (
         "import threading, time\n"
-        "from cold_backend.lifeline import vital\n"
+        "from cold_backend.serving.lifeline import vital\n"
         "def engine():\n"
         "    with vital():\n"
         "        raise ValueError('it is broken')\n"

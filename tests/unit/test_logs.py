@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cold_backend.lines import LineWriter
-from cold_backend.logs import JsonLines, TextLines
+from cold_backend.telemetry.lines import LineWriter
+from cold_backend.telemetry.logs import JsonLines, TextLines
 
 FORGED = "a\ncold: ended request=b outcome=stop \x1b[31m\u2028"
 
@@ -40,7 +40,7 @@ def test_a_value_cannot_be_taken_for_anything_else(value: object, shown: str) ->
 # Writes 2 MB of lines, and what came of it to a file.
 MANY_LINES = """
 import logging, sys, time
-from cold_backend.logs import dropped_lines, set_up_log
+from cold_backend.telemetry.logs import dropped_lines, set_up_log
 set_up_log("cold", "text")
 begun_s = time.monotonic()
 for number in range(5000):
@@ -51,7 +51,7 @@ with open(sys.argv[1], "w") as file:
 # Prints as much from another process, and what came of it to a file.
 MANY_LINES_OF_ANOTHER = """
 import subprocess, sys, time
-from cold_backend.logs import dropped_lines, hold_standard_files
+from cold_backend.telemetry.logs import dropped_lines, hold_standard_files
 from cold_backend.server.output import Output
 hold_standard_files()
 printing = "for _ in range(5000): print('x' * 400)"
@@ -139,7 +139,7 @@ def test_lines_are_whole_and_in_order() -> None:
 def test_a_line_that_cannot_be_formatted_is_no_error(capfd: pytest.CaptureFixture[str]) -> None:
     program = """
 import logging
-from cold_backend.logs import set_up_log
+from cold_backend.telemetry.logs import set_up_log
 set_up_log("cold", "text")
 logging.getLogger("x").info("%d %d", "a")
 logging.getLogger("x").info("\\udc80 good")

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cold_backend import metrics as m
-from cold_backend.admission import Admission, Ahead, Line
 from cold_backend.config import Settings
+from cold_backend.engine.admission import Admission, Ahead, Line
+from cold_backend.engine.waiting import AGE_S, WaitingQueue
 from cold_backend.errors import DeadlineError, OverloadedError
-from cold_backend.logs import JsonLines, TextLines
-from cold_backend.request import RequestParser
-from cold_backend.sequence import FinishReason, Sequence
-from cold_backend.telemetry import Load, Telemetry
-from cold_backend.tokenizer import Tokenizer
-from cold_backend.waiting import AGE_S, WaitingQueue
+from cold_backend.requests.request import RequestParser
+from cold_backend.requests.sequence import FinishReason, Sequence
+from cold_backend.telemetry import metrics as m
+from cold_backend.telemetry.logs import JsonLines, TextLines
+from cold_backend.telemetry.telemetry import Load, Telemetry
+from cold_backend.text.tokenizer import Tokenizer
 from tests.unit.test_engine import (
     CountingStep,
     Sink,
@@ -253,8 +253,8 @@ def test_a_burst_of_long_prompts_is_refused_once_the_rate_is_known(
     begun_s = burst[0].accepted_s
     clock = Clock(begun_s)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cold_backend.engine.time", clock)
-        patch.setattr("cold_backend.lobby.time", clock)
+        patch.setattr("cold_backend.engine.engine.time", clock)
+        patch.setattr("cold_backend.engine.lobby.time", clock)
         for one in burst:
             one.accepted_s = begun_s
             engine.submit(one)
@@ -334,7 +334,7 @@ def test_draining_ends_with_what_was_accepted(parser: RequestParser, tokenizer: 
 def test_what_is_told_of_a_request(
     parser: RequestParser, tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "cold_backend.telemetry")
+    caplog.set_level(logging.INFO, "cold_backend.telemetry.telemetry")
     telemetry = Telemetry(SETTINGS)
     request = parser.parse({"input_ids": np.arange(5, 10), "max_tokens": np.array([3])})
     trace = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"}
@@ -363,7 +363,7 @@ def test_what_is_told_of_a_request(
 def test_prompts_are_logged_only_when_asked(
     tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "cold_backend.telemetry")
+    caplog.set_level(logging.INFO, "cold_backend.telemetry.telemetry")
     settings = Settings(base_model="m", adapters={"a": "p"}, log_prompts=True)
     request = RequestParser(settings, tokenizer).parse(
         {"text_input": np.array([b"A secret"], object)}

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cold_backend.pace import Pace
+from cold_backend.adapters.pace import Pace
 
 
 def work(pace: Pace, seconds: float) -> None:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cold_backend.adapter_catalogue import ServedAdapter
-from cold_backend.adapter_slots import AdapterSlots
+from cold_backend.adapters.served import ServedAdapter
 from cold_backend.contract import (
     AdapterReport,
     Reads,
@@ -20,11 +19,12 @@ from cold_backend.contract import (
     pack_reports,
     unpack_changes,
 )
+from cold_backend.decoding.execution import FusedExecution
+from cold_backend.engine.adapter_slots import AdapterSlots
 from cold_backend.errors import StepError
-from cold_backend.fused import FusedExecution
-from cold_backend.request import RequestParser
-from cold_backend.sequence import Sequence
-from cold_backend.tokenizer import Tokenizer
+from cold_backend.requests.request import RequestParser
+from cold_backend.requests.sequence import Sequence
+from cold_backend.text.tokenizer import Tokenizer
 from cold_kernels import load_ops
 from tests.families import make_adapter, make_model
 from tests.unit.test_beam import RandomModel

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from cold_backend.errors import ConfigError
-from cold_backend.pulse import Pulse, Signs, read_pulse
 from cold_backend.server import backlog as backlogs
 from cold_backend.server import workspace as workspaces
 from cold_backend.server.liveness import Liveness
 from cold_backend.server.process import Endpoints, ServerProcess
 from cold_backend.server.supervisor import Supervisor
 from cold_backend.server.workspace import SHARED_MEMORY, Workspace, check_shared_memory
+from cold_backend.serving.pulse import Pulse, Signs, read_pulse
 from tests.conftest import free_ports
 
 

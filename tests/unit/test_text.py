@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cold_backend.detokenizer import Detokenizer, StopWords
-from cold_backend.tokenizer import Tokenizer
+from cold_backend.text.detokenizer import Detokenizer, StopWords
+from cold_backend.text.tokenizer import Tokenizer
 from tests.tokenizers import BYTES, KINDS, make_tokenizer
 
 LOST = "\ufffd"

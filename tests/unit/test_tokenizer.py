@@ -16,15 +16,15 @@ import transformers
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
-from cold_backend import chat_template
 from cold_backend.config import Settings
 from cold_backend.contract import Reads
+from cold_backend.decoding.execution import FusedExecution
 from cold_backend.errors import ConfigError, InvalidRequestError
-from cold_backend.fused import FusedExecution
 from cold_backend.loading import load_tokenizer
-from cold_backend.request import RequestParser
-from cold_backend.sequence import FinishReason, Sequence
-from cold_backend.tokenizer import Tokenizer
+from cold_backend.requests.request import RequestParser
+from cold_backend.requests.sequence import FinishReason, Sequence
+from cold_backend.text import chat_template
+from cold_backend.text.tokenizer import Tokenizer
 from cold_kernels import load_ops
 from tests.families import add_tokenizer
 from tests.tokenizers import make_tokenizer

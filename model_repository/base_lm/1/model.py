@@ -1,7 +1,7 @@
 """The amateur: base logits of a step's emitting rows."""
 
-from cold_backend import lifeline, server_io
 from cold_backend.loading import load_base_lm
+from cold_backend.serving import lifeline, server_io
 
 
 class TritonPythonModel:

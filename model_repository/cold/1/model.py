@@ -3,18 +3,18 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from cold_backend import lifeline, server_io
-from cold_backend.adapter_catalogue import AdapterCatalogue
-from cold_backend.adapter_slots import AdapterSlots
-from cold_backend.admission import Admission
-from cold_backend.engine import Engine
-from cold_backend.intake import Intake
+from cold_backend.adapters.catalogue import AdapterCatalogue
+from cold_backend.engine.adapter_slots import AdapterSlots
+from cold_backend.engine.admission import Admission
+from cold_backend.engine.engine import Engine
+from cold_backend.engine.scheduler import Scheduler
 from cold_backend.loading import is_fused, load_fused, load_store, load_tokenizer
-from cold_backend.outbox import Outbox
-from cold_backend.request import RequestParser
-from cold_backend.scheduler import Scheduler
-from cold_backend.telemetry import Telemetry
-from cold_backend.tracing import stop_tracing
+from cold_backend.requests.request import RequestParser
+from cold_backend.serving import lifeline, server_io
+from cold_backend.serving.intake import Intake
+from cold_backend.serving.outbox import Outbox
+from cold_backend.telemetry.telemetry import Telemetry
+from cold_backend.telemetry.tracing import stop_tracing
 
 
 class TritonPythonModel:

@@ -2,10 +2,10 @@
 
 import torch
 
-from cold_backend import lifeline, server_io
 from cold_backend.contract import DECIDED
-from cold_backend.decoding import decode
+from cold_backend.decoding.decode import decode
 from cold_backend.loading import ops_for, take_device
+from cold_backend.serving import lifeline, server_io
 
 
 class TritonPythonModel:

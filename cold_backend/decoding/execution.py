@@ -1,0 +1,33 @@
+"""The fused execution: a step's expert and base rows in one forward, and the choice after it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cold_backend.contract import Step, StepResult
+from cold_backend.decoding.decode import decode
+from cold_backend.models.language_model import LanguageModel
+from cold_kernels import Ops
+
+
+class FusedExecution:
+    """Executes steps in this process; keeps the step contract.
+
+    Args:
+        model: reads expert and base, in this order.
+        ops: the kernels.
+    """
+
+    def __init__(self, model: LanguageModel, ops: Ops) -> None:
+        self._model = model
+        self._ops = ops
+
+    def execute(self, step: Step) -> StepResult:
+        """Feeds the step's tokens and picks a token for each emitting row.
+
+        Mutates: the KV cache. Logits stay on the device; what was picked leaves it.
+        """
+        loads = self._model.load_adapters(step.adapters, alone=not len(step.rows))
+        self._model.copy_slots(step.copies)
+        expert, base = self._model.forward(step.tokens, step.rows)
+        return replace(decode(self._ops, step, expert, base), loads=loads)

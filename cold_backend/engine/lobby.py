@@ -1,0 +1,135 @@
+"""Everything that waits for a slot, and what is worth its wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from cold_backend.engine.admission import Admission, Line
+from cold_backend.engine.scheduler import Scheduler
+from cold_backend.engine.waiting import Waiter, WaitingQueue
+from cold_backend.errors import (
+    AdapterUnreadableError,
+    ColdError,
+    DeadlineError,
+    RequestCancelledError,
+)
+from cold_backend.requests.sequence import Sequence
+
+
+class Lobby:
+    """The queue, and places in it for sequences that are not complete yet.
+
+    Not safe for threads by itself, but for `unwanted`.
+
+    Args:
+        scheduler: has the slots that are waited for.
+        admission: says who is let in, and who is to go.
+    """
+
+    def __init__(self, scheduler: Scheduler, admission: Admission) -> None:
+        self._scheduler = scheduler
+        self._admission = admission
+        self.queue = WaitingQueue()
+        self.announced = 0  # sequences that will come
+
+    def __len__(self) -> int:
+        return len(self.queue) + self.announced
+
+    def announce(self, waiter: Waiter) -> None:
+        """Keeps a place. Raises OverloadedError."""
+        self._check(waiter)
+        self.announced += 1
+
+    def withdraw(self) -> None:
+        """Gives a place up."""
+        self.announced -= 1
+
+    def enter(self, sequence: Sequence) -> None:
+        """Takes a place. Raises OverloadedError, and has given the place up."""
+        self.announced -= 1
+        self._check(sequence)
+        self.queue.put(sequence)
+
+    def admit(self) -> Iterator[Sequence]:
+        """Gives slots to those whose turn it is, as long as there are any."""
+        adapters = self._scheduler.adapters
+        if any(sequence.adapter.path for sequence in self.queue):
+            turns = self.queue.order(time.monotonic())
+            adapters.prepare(sequence.adapter for sequence in turns)
+        while self.queue and self._scheduler.free:
+            now_s = time.monotonic()
+            sequence = self.queue.next(now_s, lambda s: adapters.is_ready(s.adapter))
+            if sequence is None or sequence.width > self._scheduler.free:
+                return  # narrower ones that came in between would keep it waiting for ever
+            self.queue.take(sequence)
+            sequence.admitted_s = now_s
+            self._scheduler.admit(sequence)
+            self.queue.charge(sequence.request.adapter, len(sequence.request.prompt))
+            yield sequence
+
+    def release(self, sequence: Sequence, now_s: float, *, answered: bool) -> None:
+        """Takes the slots of a sequence back, which was `answered` if it came to its end."""
+        self._scheduler.release(sequence)
+        self._admission.slot_released(now_s, waiting=bool(self.queue))
+        if answered:
+            self._admission.answered(
+                sequence.first_token_s - sequence.admitted_s,
+                now_s - sequence.first_token_s,
+                sequence.output_length,
+                sequence.request.max_tokens,
+            )
+
+    def line(self) -> Line:
+        """The sequences that run, for others to stand behind."""
+        running = [(s.width, s.pending_prompt) for s in self._scheduler.running]
+        return Line(self._scheduler.free, running)
+
+    def unwanted(
+        self, waiting: list[Sequence], line: Line, now_s: float
+    ) -> Iterator[tuple[Sequence, ColdError]]:
+        """What has to be ended, and why: cancelled, late, or now known to wait in vain.
+
+        Args:
+            waiting: in the order in which they will be served.
+            line: what is before them.
+        """
+        for sequence in waiting:
+            error = self._problem(sequence, line, now_s)
+            if error:
+                yield sequence, error
+            else:
+                line.join(sequence.width, len(sequence.request.prompt))
+
+    def _problem(self, sequence: Sequence, line: Line, now_s: float) -> ColdError | None:
+        if sequence.sink.is_cancelled():
+            return RequestCancelledError()
+        if now_s > sequence.deadline_s:
+            return DeadlineError(sequence.request.deadline_s)
+        waited_s = now_s - sequence.accepted_s
+        if waited_s > self._admission.max_wait_s:
+            return self._waited_too_long(sequence)
+        ahead, left_s = line.ahead_of(sequence.width), sequence.deadline_s - now_s
+        return self._admission.hopeless(ahead, waited_s=waited_s, left_s=left_s)
+
+    def _waited_too_long(self, sequence: Sequence) -> ColdError:
+        if self._scheduler.adapters.is_ready(sequence.adapter):
+            return self._admission.waited_too_long(len(self))
+        return AdapterUnreadableError(
+            sequence.adapter.name, f"was not loaded within {self._admission.max_wait_s:g} s"
+        )
+
+    def _check(self, waiter: Waiter) -> None:
+        now_s = time.monotonic()
+        request = waiter.request
+        line = self.line()
+        for other in self.queue.ahead_of(waiter, now_s):
+            line.join(other.request.width, len(other.request.prompt))
+        self._admission.check(
+            waiting=len(self),
+            ahead=line.ahead_of(request.width),
+            prompt_tokens=len(request.prompt),
+            max_tokens=request.max_tokens,
+            left_s=waiter.accepted_s + request.deadline_s - now_s,
+            deadline_s=request.deadline_s,
+        )

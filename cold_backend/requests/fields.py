@@ -1,0 +1,140 @@
+"""Reads the fields of a request one by one: their sizes, ranges and characters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cold_backend.errors import InvalidRequestError
+
+Inputs = Mapping[str, npt.NDArray[Any]]
+
+MAX_NAME_BYTES = 64
+MAX_WORDS = 64  # stop words and bad words, each
+MAX_WORD_BYTES = 256  # text that may become a stop word is compared with all of them at every token
+MAX_MESSAGES = 1024
+ESCAPED = 6  # bytes that JSON may take for one of text: \u0001
+# What leaves the choice of tokens to their scores alone.
+PLAIN = {
+    "temperature": 0,
+    "top_k": 0,
+    "top_p": 1,
+    "min_p": 0,
+    "repetition_penalty": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+}
+
+
+def check_off(inputs: Inputs, off: Mapping[str, object], reason: str) -> None:
+    """Refuses fields that mean nothing here, unless they have the value that has no effect."""
+    for name, value in off.items():
+        if name in inputs and inputs[name].item() != value:
+            raise InvalidRequestError(name, reason)
+
+
+def read_number(
+    inputs: Inputs,
+    name: str,
+    default: float,
+    low: float,
+    high: float,
+    *,
+    open_low: bool = False,
+    or_zero: bool = False,
+) -> float:
+    """A finite number between low and high; `open_low` leaves low itself out, `or_zero` adds 0."""
+    value = float(inputs[name].item()) if name in inputs else default
+    above = value > low if open_low else value >= low
+    inside = above and value <= high and np.isfinite(value)
+    if not (inside or (or_zero and value == 0)):
+        if np.isinf(high):
+            allowed = f"a finite number {'above' if open_low else 'of at least'} {low:g}"
+        else:
+            zero = "0 or " if or_zero else ""
+            allowed = f"{zero}in {'(' if open_low else '['}{low:g}, {high:g}]"
+        raise InvalidRequestError(name, f"must be {allowed}, got {value:g}")
+    return value
+
+
+def read_integer(inputs: Inputs, name: str, default: int, low: int, high: int) -> int:
+    """An integer between low and high."""
+    value = int(inputs[name].item()) if name in inputs else default
+    if not low <= value <= high:
+        raise InvalidRequestError(name, f"must be between {low} and {high}, got {value}")
+    return value
+
+
+def read_flag(inputs: Inputs, name: str, default: bool) -> bool:
+    """True or false."""
+    return bool(inputs[name].item()) if name in inputs else default
+
+
+def read_text(inputs: Inputs, name: str, most_bytes: int) -> str:
+    """Text of at most that many bytes in UTF-8; empty where it is absent."""
+    return _utf8(name, inputs[name].item(), most_bytes) if name in inputs else ""
+
+
+def read_name(inputs: Inputs, name: str) -> str:
+    """The name of something; empty where it is absent."""
+    return read_text(inputs, name, MAX_NAME_BYTES)
+
+
+def read_words(inputs: Inputs, name: str) -> tuple[str, ...]:
+    """Words, none of them empty."""
+    given = inputs[name].reshape(-1) if name in inputs else ()
+    if len(given) > MAX_WORDS:
+        raise InvalidRequestError(name, f"at most {MAX_WORDS} words, got {len(given)}")
+    words = tuple(_utf8(name, word, MAX_WORD_BYTES) for word in given)
+    if "" in words:
+        raise InvalidRequestError(name, "a word must not be empty")
+    return words
+
+
+def parse_messages(name: str, chat: str, most_bytes: int) -> list[dict[str, str]]:
+    """A chat from JSON, whose text may have so many bytes in UTF-8."""
+    try:
+        messages = json.loads(chat)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError(name, f"must be JSON: {error}") from error
+    if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
+        raise InvalidRequestError(
+            name, 'must be a list of {"role": string, "content": string}, not empty'
+        )
+    if len(messages) > MAX_MESSAGES:
+        raise InvalidRequestError(name, f"at most {MAX_MESSAGES} messages, got {len(messages)}")
+    size = sum(len(part.encode()) for message in messages for part in message.values())
+    if size > most_bytes:
+        raise InvalidRequestError(name, f"at most {most_bytes} bytes of text, got {size}")
+    return messages
+
+
+def _is_message(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) == {"role", "content"}
+        and all(isinstance(part, str) and _is_unicode(part) for part in value.values())
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it has no half of a surrogate pair, which JSON can write and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _utf8(name: str, value: bytes | str, most_bytes: int) -> str:
+    try:
+        raw = value if isinstance(value, bytes) else value.encode()
+        if len(raw) > most_bytes:
+            raise InvalidRequestError(name, f"at most {most_bytes} bytes, got {len(raw)}")
+        return raw.decode()
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise InvalidRequestError(name, f"must be UTF-8, byte {error.start} is not") from error

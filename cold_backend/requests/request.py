@@ -1,0 +1,268 @@
+"""What a client asks for: read from the inputs of `cold` and checked. See docs/protocol.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from cold_backend.adapters.defaults import NO_DEFAULTS, AdapterDefaults
+from cold_backend.config import Settings
+from cold_backend.errors import InvalidRequestError
+from cold_backend.requests.beam import BeamSettings
+from cold_backend.requests.beam_fields import read_beam
+from cold_backend.requests.fields import (
+    MAX_WORD_BYTES,
+    PLAIN,
+    Inputs,
+    check_off,
+    read_flag,
+    read_integer,
+    read_name,
+    read_number,
+    read_text,
+    read_words,
+)
+from cold_backend.requests.prompt import PROMPTS, Prompt, read_prompt
+from cold_backend.requests.sampling import Sampling, read_decoding, read_sampling
+from cold_backend.text.tokenizer import Tokenizer
+from cold_kernels import Mode
+
+DEFAULT_MAX_TOKENS = 256
+_STAND_IN = (0,)  # for tokens that are not known yet: there will be one at least
+_OF_A_FREE_ANSWER = ("max_tokens", "min_tokens", "stop_words", "bad_words")
+_INFINITY = float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """A valid request.
+
+    Attributes:
+        prompt: token ids.
+        adapter: name, empty with `decoding` base.
+        beam: how to search with beams; None with other decodings.
+        continuation: token ids that the answer has to be; empty if it is free.
+        bad_words: token sequences that must not come up.
+        echo: text to put before the output.
+        priority: 0 is served first, 2 last.
+        deadline_s: seconds from acceptance to the end of the answer; may be infinite.
+    """
+
+    prompt: tuple[int, ...]
+    adapter: str
+    decoding: str
+    sampling: Sampling
+    beam: BeamSettings | None
+    continuation: tuple[int, ...]
+    max_tokens: int
+    min_tokens: int
+    stop_words: tuple[str, ...]
+    bad_words: tuple[tuple[int, ...], ...]
+    ignore_eos: bool
+    stream: bool
+    echo: str
+    priority: int
+    deadline_s: float
+    return_log_probs: bool
+    return_finish_reason: bool
+    return_num_input_tokens: bool
+    return_num_output_tokens: bool
+    return_contrast: bool
+
+    @property
+    def width(self) -> int:
+        """Slots that it needs."""
+        return self.beam.width if self.beam else 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A request whose fields have been checked and whose text has not been tokenised.
+
+    Attributes:
+        lora_name: the adapter that must be served, which one with `decoding` base may name too.
+        prompt: of `request`, before it is tokenised.
+        continuation: likewise; empty if the answer is free.
+        inputs: the other fields.
+        request: what can be said already: `prompt` and `continuation` are stand-ins where they are
+            text, and what the request leaves to its adapter is what it is without one.
+    """
+
+    lora_name: str
+    prompt: Prompt
+    continuation: str
+    inputs: Inputs
+    request: GenerationRequest
+
+    @property
+    def text_bytes(self) -> int:
+        """How much there is to be tokenised, about; 0 if there is nothing."""
+        words = self.inputs["bad_words"].size if "bad_words" in self.inputs else 0
+        return self.prompt.text_bytes + len(self.continuation) + words * MAX_WORD_BYTES
+
+
+class RequestParser:
+    """Turns the inputs of `cold` into requests.
+
+    Args:
+        settings: which adapter is the default, and how long a sequence may be.
+        tokenizer: the base model's.
+    """
+
+    def __init__(self, settings: Settings, tokenizer: Tokenizer) -> None:
+        self._settings = settings
+        self._tokenizer = tokenizer
+
+    def parse(self, inputs: Inputs, defaults: AdapterDefaults = NO_DEFAULTS) -> GenerationRequest:
+        """Reads, checks and tokenises one request.
+
+        Args:
+            inputs: arrays by input name, of the data types that config.pbtxt declares.
+            defaults: of its adapter.
+
+        Raises:
+            InvalidRequestError: a field is missing, malformed or out of range.
+        """
+        return self.complete(self.check(inputs), defaults)
+
+    def check(self, inputs: Inputs) -> Draft:
+        """Reads one request and checks all that can be checked at once.
+
+        Takes time for what the request's bytes are limited to at most; reads no file.
+
+        Args:
+            inputs: arrays by input name, of the data types that config.pbtxt declares. They are not
+                referred to any more afterwards.
+
+        Raises:
+            InvalidRequestError: a field is missing, malformed or out of range.
+        """
+        prompt = read_prompt(inputs, self._settings, self._tokenizer.vocab_size)
+        continuation = self._continuation(inputs)
+        # Numbers are views of memory that belongs to the request.
+        others = {
+            name: value if value.dtype == object else value.copy()
+            for name, value in inputs.items()
+            if name not in PROMPTS
+        }
+        stand_in = prompt.ids or _STAND_IN
+        request = self._request(others, NO_DEFAULTS, stand_in, _STAND_IN if continuation else ())
+        name = read_name(inputs, "lora_name") or self._settings.default_adapter
+        if request.sampling.mode is Mode.BASE:
+            name = read_name(inputs, "lora_name")
+        return Draft(
+            lora_name=name,
+            prompt=prompt,
+            continuation=continuation,
+            inputs=others,
+            request=request,
+        )
+
+    def complete(self, draft: Draft, defaults: AdapterDefaults) -> GenerationRequest:
+        """Tokenises a request.
+
+        Args:
+            draft: of the request.
+            defaults: of its adapter.
+
+        Raises:
+            InvalidRequestError: it has too many tokens, or none.
+        """
+        tokenizer, limit = self._tokenizer, self._settings.max_context
+        prompt = draft.prompt.tokens(tokenizer, limit - 1)
+        room = limit - len(prompt)
+        continuation = tuple(
+            tokenizer.encode_bare(draft.continuation, "continuation") if draft.continuation else ()
+        )
+        if draft.continuation and not 0 < len(continuation) <= room:
+            raise InvalidRequestError(
+                "continuation", f"must have 1 to {room} tokens, got {len(continuation)}"
+            )
+        request = self._request(draft.inputs, defaults, prompt, continuation)
+        bad_words = read_words(draft.inputs, "bad_words")
+        excluded = read_flag(draft.inputs, "exclude_input_in_output", True)
+        return replace(
+            request,
+            bad_words=tuple(ids for word in bad_words for ids in self._spellings(word)),
+            echo="" if excluded else draft.prompt.text or tokenizer.decode(prompt),
+        )
+
+    def _request(
+        self,
+        inputs: Inputs,
+        defaults: AdapterDefaults,
+        prompt: tuple[int, ...],
+        continuation: tuple[int, ...],
+    ) -> GenerationRequest:
+        """The request, without what other text has to be tokenised for."""
+        decoding = read_decoding(inputs, defaults)
+        sampling = read_sampling(inputs, decoding, defaults)
+        room = self._settings.max_context - len(prompt)
+        default = len(continuation) or min(DEFAULT_MAX_TOKENS, room)
+        max_tokens = read_integer(inputs, "max_tokens", default, 1, room)
+        beam = read_beam(inputs, decoding, self._settings.max_sequences)
+        if beam and continuation:
+            raise InvalidRequestError("continuation", f"not with decoding {decoding}")
+        return_contrast = read_flag(inputs, "return_contrast", False)
+        if return_contrast and sampling.mode is Mode.BASE:
+            raise InvalidRequestError("return_contrast", "not available with decoding base")
+        read_words(inputs, "bad_words")
+        return GenerationRequest(
+            prompt=prompt,
+            adapter=self._adapter(inputs, sampling.mode),
+            decoding=decoding,
+            sampling=sampling,
+            beam=beam,
+            continuation=continuation,
+            max_tokens=max_tokens,
+            min_tokens=read_integer(inputs, "min_tokens", 0, 0, max_tokens),
+            stop_words=read_words(inputs, "stop_words"),
+            bad_words=(),
+            ignore_eos=read_flag(inputs, "ignore_eos", False) or bool(continuation),
+            stream=read_flag(inputs, "stream", False),
+            echo="",
+            priority=read_integer(inputs, "priority", 1, 0, 2),
+            deadline_s=_deadline(inputs),
+            return_log_probs=read_flag(inputs, "return_log_probs", False),
+            return_finish_reason=read_flag(inputs, "return_finish_reason", False),
+            return_num_input_tokens=read_flag(inputs, "return_num_input_tokens", False),
+            return_num_output_tokens=read_flag(inputs, "return_num_output_tokens", False),
+            return_contrast=return_contrast,
+        )
+
+    def _continuation(self, inputs: Inputs) -> str:
+        name = "continuation"
+        if name not in inputs:
+            return ""
+        check_off(inputs, PLAIN, f"not with {name}")
+        for other in _OF_A_FREE_ANSWER:
+            if other in inputs:
+                raise InvalidRequestError(other, f"not with {name}")
+        text = read_text(inputs, name, self._settings.prompt_bytes)
+        if not text:
+            most = self._settings.max_context - 1
+            raise InvalidRequestError(name, f"must have 1 to {most} tokens, got 0")
+        return text
+
+    def _adapter(self, inputs: Inputs, mode: Mode) -> str:
+        name = read_name(inputs, "lora_name")
+        if mode is Mode.BASE:
+            return ""
+        name = name or self._settings.default_adapter
+        if not name and self._settings.adapters_dir:
+            raise InvalidRequestError("lora_name", "is needed, the server has no default adapter")
+        if not name:
+            raise InvalidRequestError("decoding", "must be base, the server has no adapter")
+        return name
+
+    def _spellings(self, word: str) -> list[tuple[int, ...]]:
+        """A word's tokens at the start of a text and after a space."""
+        spelled = (
+            tuple(self._tokenizer.encode_bare(form, "bad_words")) for form in (word, " " + word)
+        )
+        return [ids for ids in dict.fromkeys(spelled) if ids]
+
+
+def _deadline(inputs: Inputs) -> float:
+    if "deadline_s" not in inputs:
+        return _INFINITY
+    return read_number(inputs, "deadline_s", 0, 0, _INFINITY, open_low=True)

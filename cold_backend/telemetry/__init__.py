@@ -1,0 +1,4 @@
+"""What happened, for people: metrics, traces, log lines.
+
+Is told everything and decides nothing.
+"""

@@ -1,0 +1,170 @@
+"""What is told of requests and steps: metrics, spans, and one line of the log for every request."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from cold_backend.config import Settings
+from cold_backend.contract import AdapterChange, Step
+from cold_backend.errors import ColdError, ErrorCode
+from cold_backend.requests.sequence import FinishReason, Sequence, TraceHeaders
+from cold_backend.requests.token import Token
+from cold_backend.telemetry import metrics as m
+from cold_backend.telemetry.logs import dropped_lines
+from cold_backend.telemetry.metrics import Metrics
+from cold_backend.telemetry.tracing import RequestSpans, trace_id
+from cold_kernels import Mode
+
+_log = logging.getLogger(__name__)
+
+_MAX_LABELS = 100  # adapters with metrics of their own
+_OTHERS = "other adapters"
+
+_ID_LENGTH = 128  # characters of a client's id that the log has
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy the engine is.
+
+    Attributes:
+        running: sequences with a slot.
+        waiting: sequences without.
+        cached_tokens: tokens in the slots.
+        adapters: in the models.
+    """
+
+    running: int
+    waiting: int
+    cached_tokens: int
+    adapters: int
+
+
+class Telemetry:
+    """Records what happens to requests.
+
+    Args:
+        settings: names of adapters, limits, what may be logged.
+        restarts: how often the models have been restarted.
+    """
+
+    def __init__(self, settings: Settings, restarts: int = 0) -> None:
+        self.metrics = Metrics()
+        self._spans = RequestSpans()
+        self._settings = settings
+        self._capacity = settings.max_sequences * settings.max_context
+        self._labels = {"", *settings.adapter_names}
+        # A label's value is known from the start, so that rates over it are right from the start.
+        for code in ErrorCode:
+            self.metrics.add(m.ERRORS, code.value, value=0)
+        for adapter in ("", *settings.adapter_names):
+            for family in (m.PROMPT_TOKENS, m.OUTPUT_TOKENS):
+                self.metrics.add(family, adapter, value=0)
+        for adapter in settings.adapter_names:
+            for family in (m.CONTRASTED, m.CONTESTED, m.CHANGED):
+                self.metrics.add(family, adapter, value=0)
+        self.metrics.set(m.MAX_SEQUENCES, settings.max_sequences)
+        self._dropped = dropped_lines()
+        for counter in (m.ADAPTER_LOADS, m.ADAPTER_EVICTIONS, m.LINES_DROPPED):
+            self.metrics.add(counter, value=0)
+        self.metrics.set(m.RESTARTS, restarts)
+
+    def refused(self, error: ColdError, request_id: str, trace: TraceHeaders) -> None:
+        """A request was not accepted."""
+        self.metrics.add(m.ERRORS, error.code.value)
+        self._spans.refused(error, trace)
+        _log.info("refused", extra={"request": _short(request_id), "code": error.code.value})
+
+    def admitted(self, sequence: Sequence) -> None:
+        """A sequence got its slot."""
+        self._spans.admitted(sequence)
+        self.metrics.observe(m.QUEUE, sequence.admitted_s - sequence.accepted_s)
+        self.metrics.add(m.PROMPT_TOKENS, self._label(sequence), value=len(sequence.request.prompt))
+
+    def picked(self, sequence: Sequence, token: Token) -> None:
+        """A step picked a token."""
+        adapter = self._label(sequence)
+        self.metrics.add(m.OUTPUT_TOKENS, adapter)
+        if sequence.output_length == 1:
+            self.metrics.observe(m.TTFT, sequence.first_token_s - sequence.accepted_s)
+        if sequence.request.sampling.mode is Mode.COLD and not sequence.request.continuation:
+            self.metrics.add(m.CONTRASTED, adapter)
+            self.metrics.add(m.CONTESTED, adapter, value=token.valid_count > 1)
+            self.metrics.add(m.CHANGED, adapter, value=token.id != token.expert_token)
+
+    def executing(self, sequences: Iterable[Sequence], step: Step) -> AbstractContextManager[None]:
+        """Around the execution of a step."""
+        return self._spans.executing(sequences, step)
+
+    def stepped(self, schedule_s: float, execute_s: float, deliver_s: float) -> None:
+        """A step is done."""
+        self.metrics.add(m.STEPS)
+        parts = {"schedule": schedule_s, "execute": execute_s, "deliver": deliver_s}
+        for part, seconds in parts.items():
+            self.metrics.add(m.STEP_SECONDS, part, value=seconds)
+
+    def adapter_loaded(self, change: AdapterChange) -> None:
+        """The models have loaded an adapter."""
+        self.metrics.add(m.ADAPTER_LOADS)
+        self.metrics.add(m.ADAPTER_EVICTIONS, value=bool(change.evicts))
+        _log.info("adapter loaded", extra={"adapter": change.name, "evicts": change.evicts})
+
+    def ended(self, sequence: Sequence, end: FinishReason | ColdError, now_s: float) -> None:
+        """A sequence got its last response."""
+        failed = isinstance(end, ColdError)
+        decoding = sequence.request.decoding
+        outcome = "error" if isinstance(end, ColdError) else end.value
+        self.metrics.add(m.REQUESTS, self._label(sequence), decoding, outcome)
+        if isinstance(end, ColdError):
+            self.metrics.add(m.ERRORS, end.code.value)
+        latency_s = now_s - sequence.accepted_s
+        self.metrics.observe(m.LATENCY, latency_s)
+        ttft_s = sequence.first_token_s - sequence.accepted_s
+        if sequence.output_length > 1 and not failed:
+            self.metrics.observe(m.ITL, (latency_s - ttft_s) / (sequence.output_length - 1))
+        fields: dict[str, str | float | None] = {
+            "request": _short(sequence.request_id),
+            "adapter": sequence.request.adapter,
+            "decoding": decoding,
+            "outcome": end.code.value if isinstance(end, ColdError) else end.value,
+            "prompt_tokens": len(sequence.request.prompt),
+            "output_tokens": sequence.output_length,
+            "queue_ms": _milliseconds(sequence.admitted_s - sequence.accepted_s),
+            "ttft_ms": _milliseconds(ttft_s),
+            "latency_ms": _milliseconds(latency_s),
+        }
+        self._spans.ended(sequence, end, now_s, fields)
+        fields["trace"] = trace_id(sequence.trace)
+        if self._settings.log_prompts:
+            fields["prompt"] = sequence.prompt_text
+        _log.info("ended", extra=fields)
+
+    def sample(self, load: Load) -> None:
+        """Sets the gauges."""
+        self.metrics.set(m.RUNNING, load.running)
+        self.metrics.set(m.WAITING, load.waiting)
+        dropped, self._dropped = self._dropped, dropped_lines()
+        self.metrics.add(m.LINES_DROPPED, value=self._dropped - dropped)
+        self.metrics.set(m.KV_USED, load.cached_tokens / self._capacity)
+        self.metrics.set(m.ADAPTERS, load.adapters)
+
+    def _label(self, sequence: Sequence) -> str:
+        """The adapter's name, unless there are too many for a time series each."""
+        name = sequence.request.adapter
+        if name not in self._labels:
+            if len(self._labels) >= _MAX_LABELS:
+                return _OTHERS
+            self._labels.add(name)
+        return name
+
+
+def _short(request_id: str) -> str:
+    return request_id if len(request_id) <= _ID_LENGTH else request_id[:_ID_LENGTH] + "..."
+
+
+def _milliseconds(seconds: float) -> float | None:
+    return None if math.isnan(seconds) else round(seconds * 1000, 1)

@@ -1,0 +1,4 @@
+"""Text to tokens and back: the tokenizer, chat templates, ends of sequences.
+
+Knows no requests.
+"""
