@@ -54,7 +54,7 @@ class Draw(enum.IntEnum):
     SEED = 2  # 64 bits, as signed
     POSITION = 3  # index of the output token; with the seed it fixes the noise
     OPTIONS = 4  # how many of its best tokens the row of a beam wants; 0 for other rows
-    GIVEN = 5  # the token that the row has to take, see `given`; -1 if it picks one
+    GIVEN = 5  # the token that the row has to take, see `decoding.forced`; -1 if it picks one
 
 
 class Shape(enum.IntEnum):
@@ -93,7 +93,7 @@ class LogProb(enum.IntEnum):
 
     EXPERT = 0
     BASE = 1
-    DECODING = 2  # of a given token under the row's mode, see `given`; NaN for others
+    DECODING = 2  # of a given token under the row's mode, see `decoding.forced`; NaN for others
 
 
 class Option(enum.IntEnum):

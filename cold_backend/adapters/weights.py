@@ -1,6 +1,6 @@
 """An adapter's matrices in a safetensors file: their names and shapes first, their values later.
 
-safetensors' own reader maps the file, see `adapter_files`, and makes all tensors at once.
+safetensors' own reader maps the file, see `files`, and makes all tensors at once.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class Token:
         base_log_prob: likewise for the base.
         expert_token: the expert's own best, -1 where it did not run.
         valid_count: size of the valid set.
-        decoding_log_prob: of a given token under its decoding, see `given`; NaN for others.
+        decoding_log_prob: of a given token under its decoding, see `decoding.forced`; or NaN.
     """
 
     id: int
