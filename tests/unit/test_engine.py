@@ -184,6 +184,51 @@ def test_cancelled_requests_end_at_once_running_and_waiting(
     assert sink(other).tokens == [100, 101, 102]
 
 
+def test_many_threads_submit_at_once(parser: RequestParser, tokenizer: Tokenizer) -> None:
+    """While others look at the load, announce what never comes, and cancel."""
+    scheduler = new_scheduler(4)
+    engine = new_engine(CountingStep(), scheduler, 1000)
+    engine_thread = threading.Thread(target=engine.run)
+    engine_thread.start()
+    given: list[list[Sequence]] = [[] for _ in range(12)]
+    errors: list[BaseException] = []
+
+    def submit(mine: list[Sequence], first: int) -> None:
+        try:
+            for number in range(25):
+                one = sequence(parser, tokenizer, max_tokens=(first + number) % 5 + 1)
+                engine.announce(one)
+                if number % 6 == 5:
+                    engine.withdraw()
+                    continue
+                engine.enter(one)
+                mine.append(one)
+                sink(one).cancelled = number % 7 == 6
+                engine.load()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=submit, args=(mine, first)) for first, mine in enumerate(given)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    engine.drain()
+    engine_thread.join(60)
+    assert not engine_thread.is_alive()
+    assert not errors
+    everything = [one for mine in given for one in mine]
+    assert len(everything) == 12 * 21
+    for one in everything:
+        assert sink(one).ends == 1
+        if not sink(one).cancelled:
+            assert sink(one).tokens == list(range(100, 100 + one.request.max_tokens))
+    assert (engine.load().running, engine.load().waiting) == (0, 0)
+    assert scheduler.free == 4
+
+
 def test_a_fault_of_the_engine_ends_what_it_has_and_no_more(
     parser: RequestParser, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
