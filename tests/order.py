@@ -28,6 +28,7 @@ _ALONE = (
 _APART = ("tests/kernels/test_devices.py", "tests/fuzz/test_fuzz.py")
 _GROUPS = "groups.json"  # each test's, in the folder of a run
 _running: pytest.Item | None = None
+_FROM_BEHIND = "server ensemble"
 _LONGEST = (
     "server fused",
     "alone",
@@ -105,6 +106,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     first: dict[str, int] = {}
     for item in items:
         first.setdefault(group_of(item), len(first))
+    # Both executions are held against one reference, which remembers: from both ends, neither
+    # process computes what the other one does at the same time.
+    items.sort(key=lambda item: group_of(item) == _FROM_BEHIND)
+    behind = sum(group_of(item) == _FROM_BEHIND for item in items)
+    items[len(items) - behind :] = reversed(items[len(items) - behind :])
     items.sort(key=lambda item: (rank.get(group_of(item), others), first[group_of(item)]))
     if hasattr(config, "workerinput"):
         groups = {item.nodeid: group_of(item) for item in items}
