@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from cold_backend.contract import Step, StepResult
 
-_SHARE = 0.08  # of one core
+_SHARE = 0.05  # of one core
 _SLICE_S = 0.001
 _BUSY_S = 0.5  # so long after a step the next one is expected
 
@@ -17,7 +17,7 @@ class Pace:
     """Holds work on other threads back while steps are executed.
 
     On a CPU that work takes cores from the steps, and everywhere Python's lock, for which a step
-    waits at each of its ops. So all such threads together work for 8 % of the time. Without
+    waits at each of its ops. So all such threads together work for 5 % of the time. Without
     steps nothing is held back.
     """
 

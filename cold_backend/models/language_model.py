@@ -36,7 +36,7 @@ from cold_backend.models.kv_cache import KVCache
 
 _log = logging.getLogger(__name__)
 
-_SHARE = 0.08  # of a step's time, for adapters that are put in beside it
+_SHARE = 0.05  # of a step's time, for adapters that are put in beside it
 _PATIENCE_S = 0.02  # how long a step takes that is there for adapters alone
 
 
