@@ -126,6 +126,7 @@ peers: $(PEERS)/.installed
 bench: setup peers
 	$(BIN)/python benchmarks/bench_server.py --base-model "$(BASE_MODEL)" --cache "$(CACHE)/benchmark" --peers $(PEERS)
 	OMP_PROC_BIND=true $(BIN)/python benchmarks/step_time.py --base-model "$(BASE_MODEL)" --cache "$(CACHE)/benchmark"
+	OMP_PROC_BIND=true $(BIN)/python benchmarks/adapter_gaps.py --base-model "$(BASE_MODEL)"
 
 ADAPTERS := --base-model "$(BASE_MODEL)" --adapter equations=$(ADAPTER)
 SLO := --slo ttft_ms:2000 --slo itl_ms:100 --fail-if 'error_share > 0'

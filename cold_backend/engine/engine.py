@@ -30,8 +30,8 @@ _FAILED = "the decoding step failed"
 class Engine:
     """Runs all sequences, one step of the whole batch after the other.
 
-    One thread calls `run`; it alone touches the running sequences. All but `run` and `step` may be
-    called from any thread.
+    One thread calls `run`; it alone changes the running sequences. All but `run` and `step` may be
+    called from any thread; those that read how far sequences are may see what was one step ago.
 
     Args:
         execute: does one decoding step, in place of which anything may stand that keeps the

@@ -179,4 +179,4 @@ class LanguageModel:
             Row.READS: int(self._readers[0]),
         }
         self.forward(np.zeros(1, np.int64), np.array([[row[column] for column in Row]], np.int32))
-        _log.info("%s: %d MB of KV cache", type(self._network).__name__, self.cache.bytes >> 20)
+        _log.info("%s: %d MB of KV cache", type(self._network).__name__, self.cache.bytes // 10**6)

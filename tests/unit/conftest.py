@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cold_backend.adapters import catalogue as adapter_catalogue
+from cold_backend.adapters import catalogue
 from tests.families import make_adapter, make_model
 from tests.unit.adapter_folder import Folder
 
@@ -23,5 +23,5 @@ def good(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(base: Path, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
-    monkeypatch.setattr(adapter_catalogue, "_FRESH_S", 0.0)
+    monkeypatch.setattr(catalogue, "_FRESH_S", 0.0)
     return Folder(base, good, tmp_path)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cold_backend.adapters import catalogue as adapter_catalogue
+from cold_backend.adapters import catalogue
 from cold_backend.adapters import store as adapter_store
 from cold_backend.adapters.served import ServedAdapter
 from cold_backend.adapters.store import AdapterStore
@@ -65,7 +65,7 @@ def test_what_is_there_from_the_start_is_not_looked_for(folder: Folder) -> None:
 
 
 def test_what_was_just_looked_at_is_known(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter_catalogue, "_FRESH_S", 60.0)
+    monkeypatch.setattr(catalogue, "_FRESH_S", 60.0)
     look = os.stat
 
     def slow(*arguments: Any, **options: Any) -> os.stat_result:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cold_backend.adapters import catalogue as adapter_catalogue
+from cold_backend.adapters import catalogue
 from cold_backend.errors import (
     AdapterUnreadableError,
 )
@@ -77,7 +77,7 @@ class Hanging:
 def test_a_name_that_hangs_is_given_up_and_no_other_waits(
     folder: Folder, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter_catalogue, "READ_LIMIT_S", 0.2)
+    monkeypatch.setattr(catalogue, "READ_LIMIT_S", 0.2)
     for number in range(34):
         shutil.copytree(good, folder.path / f"slow{number}")
     hanging = Hanging("stat", folder.path / "slow", monkeypatch)
@@ -109,7 +109,7 @@ def test_a_name_that_hangs_is_given_up_and_no_other_waits(
 def test_a_known_adapter_is_served_while_its_files_hang(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter_catalogue, "LOOK_LIMIT_S", 0.2)
+    monkeypatch.setattr(catalogue, "LOOK_LIMIT_S", 0.2)
     served = folder.find("math")
     hanging = Hanging("stat", folder.math, monkeypatch)
     assert folder.catalogue.known("math") is None
@@ -126,7 +126,7 @@ def test_a_known_adapter_is_served_while_its_files_hang(
 def test_a_changed_adapter_is_waited_for_although_an_older_one_is_known(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter_catalogue, "LOOK_LIMIT_S", 0.2)
+    monkeypatch.setattr(catalogue, "LOOK_LIMIT_S", 0.2)
     served = folder.find("math")
     os.utime(folder.math / WEIGHTS, ns=(1, 1))
     hanging = Hanging("open", folder.math / WEIGHTS, monkeypatch)
