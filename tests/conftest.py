@@ -103,6 +103,7 @@ def server(request: pytest.FixtureRequest, base_model: Path, adapter: Path) -> I
         execution=request.param,
         max_context=640,
         max_queue=300,
+        max_wait_s=300,  # how busy the machine is must not matter to what is answered
     )
     http, grpc, metrics = free_ports(3)
     endpoints = Endpoints(http_port=http, grpc_port=grpc, metrics_port=metrics)
