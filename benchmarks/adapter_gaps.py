@@ -3,8 +3,8 @@
     OMP_PROC_BIND=true python benchmarks/adapter_gaps.py --base-model DIR
 
 Beside running streams short requests come, one after the other: each with an adapter that the
-server has and the streams have not, then each with one that it has to load. The ratio is that of
-the largest gaps.
+server has to load, then, in the same time, as many with one that it has and the streams have not.
+The ratio is that of the largest gaps.
 """
 
 from __future__ import annotations
@@ -85,13 +85,25 @@ class Gaps:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def largest_gap_s(client: AsyncClient, names: Sequence[str], streams: int) -> float:
-    """Beside streams, a short request with each of the adapters, one after the other."""
+async def largest_gap_s(
+    client: AsyncClient, names: Sequence[str], streams: int, over_s: float = 0
+) -> tuple[float, float]:
+    """Beside streams, a short request with each of the adapters, one after the other.
+
+    Args:
+        over_s: seconds that the requests are spread over, if they take less.
+
+    Returns:
+        The gap, and how long the streams were watched.
+    """
     gaps = Gaps()
     async with gaps.beside(client, streams):
-        for name in names:
+        begun_s = time.perf_counter()
+        for number, name in enumerate(names, 1):
             await client.generate(Request(input_ids=_PROMPT[:8], lora_name=name, max_tokens=2))
-    return gaps.largest_s
+            ends_s = begun_s + over_s * number / len(names)
+            await asyncio.sleep(max(0, ends_s - time.perf_counter()))
+        return gaps.largest_s, time.perf_counter() - begun_s
 
 
 def main() -> int:
@@ -130,11 +142,12 @@ def measure(
     rounds = []
     for number in range(options.rounds):
         new = names[number * options.adapters : (number + 1) * options.adapters]
-        gaps_s = [
-            server.runner.run(largest_gap_s(server.client, chosen, options.streams))
-            for chosen in ([_OTHER] * len(new), new)
-        ]
-        without_ms, with_ms = (1000 * gap_s for gap_s in gaps_s)
+        run, streams = server.runner.run, options.streams
+        with_s, watched_s = run(largest_gap_s(server.client, new, streams))
+        # For as long: the longer one looks, the larger is the largest.
+        there = [_OTHER] * len(new)
+        without_s, _ = run(largest_gap_s(server.client, there, streams, watched_s))
+        without_ms, with_ms = 1000 * without_s, 1000 * with_s
         print(
             f"round {number + 1}: largest gap {without_ms:.0f} ms with adapters that are there, "
             f"{with_ms:.0f} ms with {len(new)} that come in: {with_ms / without_ms:.2f} x",
