@@ -112,7 +112,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="cold-gaps-") as temporary:
         folder = Path(temporary) / "adapters"
         adapter = Path(temporary) / "adapter"
-        make_adapter(options.base_model, adapter, Path(temporary) / "merged", rank=options.rank)
+        make_adapter(options.base_model, adapter, rank=options.rank)
         folder.mkdir()
         names = [f"new{number}" for number in range(options.adapters * options.rounds)]
         for name in names:

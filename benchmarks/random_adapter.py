@@ -12,9 +12,15 @@ RANK = 16
 _SIZE = 0.05  # of each layer's change, relative to its weight's Frobenius norm
 
 
-def make_adapter(base_model: Path, adapter: Path, merged: Path, *, rank: int = RANK) -> None:
-    """Writes the adapter, and the base model with it merged, in bfloat16; nothing if they exist."""
-    if (merged / "config.json").is_file():
+def make_adapter(
+    base_model: Path, adapter: Path, merged: Path | None = None, *, rank: int = RANK
+) -> None:
+    """Writes the adapter, and if asked the base model with it merged, in bfloat16.
+
+    Nothing if the last of them exists.
+    """
+    last = merged / "config.json" if merged else adapter / "adapter_config.json"
+    if last.is_file():
         return
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_pretrained(
@@ -33,5 +39,7 @@ def make_adapter(base_model: Path, adapter: Path, merged: Path, *, rank: int = R
                 change = (b @ a) * layer.scaling["default"]
                 b *= _SIZE * layer.base_layer.weight.norm() / change.norm()
     model.save_pretrained(adapter)
+    if merged is None:
+        return
     model.merge_and_unload().to(torch.bfloat16).save_pretrained(merged)
     AutoTokenizer.from_pretrained(base_model, trust_remote_code=False).save_pretrained(merged)

@@ -103,17 +103,21 @@ def pytest_runtest_protocol(item: pytest.Item) -> object:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     others = len(_LONGEST)
     rank = {group: place for place, group in enumerate(_LONGEST)}
+    groups = {item.nodeid: group_of(item) for item in items}
     first: dict[str, int] = {}
-    for item in items:
-        first.setdefault(group_of(item), len(first))
-    # Both executions are held against one reference, which remembers: from both ends, neither
-    # process computes what the other one does at the same time.
-    items.sort(key=lambda item: group_of(item) == _FROM_BEHIND)
-    behind = sum(group_of(item) == _FROM_BEHIND for item in items)
-    items[len(items) - behind :] = reversed(items[len(items) - behind :])
-    items.sort(key=lambda item: (rank.get(group_of(item), others), first[group_of(item)]))
+    for group in groups.values():
+        first.setdefault(group, len(first))
+    number = {item.nodeid: number for number, item in enumerate(items)}
+
+    def turn(item: pytest.Item) -> tuple[int, int, int]:
+        group = groups[item.nodeid]
+        # Both executions are held against one reference, which remembers: from both ends, neither
+        # process computes what the other one does at the same time.
+        within = number[item.nodeid] * (-1 if group == _FROM_BEHIND else 1)
+        return rank.get(group, others), first[group], within
+
+    items.sort(key=turn)
     if hasattr(config, "workerinput"):
-        groups = {item.nodeid: group_of(item) for item in items}
         part = Path(config.option.basetemp).with_suffix(".groups")
         part.write_text(json.dumps(groups))
         part.rename(part.with_name(_GROUPS))

@@ -84,15 +84,13 @@ class Reference:
             answer: what may be these tokens. If it is, one forward over all of it says so, in place
                 of one a token; if not, what is right is decoded in any case.
         """
-        key, found = (ids, decoding, count), [*answer]
-        return self._remembered(
-            key,
-            lambda: (
-                found
-                if self._is_answer(ids, decoding, count, found)
-                else self._decode(ids, decoding, count)
-            ),
-        )
+
+        def compute() -> list[int]:
+            if self._is_answer(ids, decoding, count, [*answer]):
+                return [*answer]
+            return self._decode(ids, decoding, count)
+
+        return self._remembered((ids, decoding, count), compute)
 
     def search(self, ids: tuple[int, ...], beams: Beams, count: int) -> list[int]:
         """transformers' beam search over the expert; by the contrast through a processor."""
@@ -107,10 +105,8 @@ class Reference:
     @torch.inference_mode()
     def all_logits(self, ids: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         """Expert's and base's logits after each token, [n, vocab] each."""
-        tokens = torch.tensor([ids])
-        expert = self._model(tokens).logits[0]
-        with self._model.disable_adapter():
-            return expert, self._model(tokens).logits[0]
+        expert, base = (self._forward(ids, None, adapted=which) for which in (True, False))
+        return expert.logits[0], base.logits[0]
 
     def _remembered(self, key: object, compute: Callable[[], list[int]]) -> list[int]:
         file = self._memory / hashlib.sha256(repr(key).encode()).hexdigest()

@@ -40,10 +40,10 @@ def test_dashboard_picture(start: Start, models: tuple[object, ...], tmp_path: P
     path = tmp_path / "dashboard.png"
     quick = ("--execution", "fused", "--duration", "2s", "--out", path)
     start("-m", "deploy.grafana.picture", *models, *quick)
-    assert path.stat().st_size > 20_000
+    assert path.stat().st_size > 40_000
 
 
 def test_fuzz(start: Start, base_model: Path, adapter: Path) -> None:
     shared = ("--base-model", base_model, "--adapter", f"equations={adapter}")
-    printed = start("-m", "tests.fuzz", *shared, "--inputs", 100)
-    assert "100 inputs, none with a wrong outcome" in printed
+    printed = start("-m", "tests.fuzz", *shared, "--inputs", 400)
+    assert "400 inputs, none with a wrong outcome" in printed

@@ -84,7 +84,10 @@ async def test_beside_others(server: Server, prompts: list[Prompt], reference: R
         ]
         *answers, again = await asyncio.gather(*map(tokens, requests), tokens(sampled))
     expected = [reference.search(p.ids, b, TOKENS) for p, b in beams]
-    expected += [reference.decode(p.ids, d, OTHERS_TOKENS) for p, d in others]
+    expected += [
+        reference.decode(p.ids, d, OTHERS_TOKENS, answer)
+        for (p, d), answer in zip(others, answers[len(beams) :], strict=True)
+    ]
     assert answers == expected
     assert again == alone
 

@@ -136,15 +136,12 @@ def test_port_in_use_is_one_line(server: Server, base_model: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-# The command takes the signals, whatever the execution.
-@pytest.mark.parametrize(
-    ("number", "execution", "models"),
-    [(signal.SIGINT, "fused", 1), (signal.SIGTERM, "ensemble", 4)],
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("execution", "models"), [("fused", 1), ("ensemble", 4)])
 def test_stopping_ends_streams_and_leaves_nothing(
-    number: signal.Signals,
     execution: str,
     models: int,
+    number: signal.Signals,
     base_model: Path,
     adapter: Path,
     tmp_path: Path,

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from cold_backend.adapters import catalogue
-from cold_backend.adapters import store as adapter_store
 from cold_backend.adapters.served import ServedAdapter
-from cold_backend.adapters.store import AdapterStore
+from cold_backend.adapters.store import READ_LIMIT_S, AdapterStore
 from cold_backend.errors import (
     AdapterUnreadableError,
     InvalidRequestError,
@@ -131,7 +130,7 @@ def test_a_broken_adapter_stays_broken_until_it_is_touched(folder: Folder) -> No
         folder.find("math")
     assert folder.problem()
     assert folder.loads == 1
-    assert adapter_store.READ_LIMIT_S == 30
+    assert READ_LIMIT_S == 30
 
 
 def test_defaults_are_read_with_their_adapter_and_once(
