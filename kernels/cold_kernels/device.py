@@ -59,7 +59,6 @@ class Tuning:
         vector_cores: programs of a kernel that multiplies no matrices.
         cube_cores: programs of one that does.
         tile: tokens of the vocabulary at a time.
-        width: numbers of a dot product at a time.
         ranks, inputs, outputs: of an adapter at a time, for one token.
         tokens, tile_inputs, tile_outputs: of an adapter's matrix products at a time.
         widens: matrix products take their 16-bit factors as float32.
@@ -69,7 +68,6 @@ class Tuning:
     vector_cores: int
     cube_cores: int
     tile: int
-    width: int = 1024
     ranks: int = 16
     inputs: int = 256
     outputs: int = 1024
@@ -135,6 +133,4 @@ def tuning_of(device: torch.device) -> Tuning:
             options={"enable_fp_fusion": False},
         )
     # triton-lang's interpreter multiplies matrices of bfloat16 as if their bits were integers.
-    return Tuning(
-        vector_cores=2, cube_cores=2, tile=1024, inputs=64, outputs=64, width=64, widens=True
-    )
+    return Tuning(vector_cores=2, cube_cores=2, tile=1024, inputs=64, outputs=64, widens=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cold_kernels.layer_ops import AddRmsNorm, Attend, Project, SiluMultiply
-from cold_kernels.ops import ContrastSelect, HeadGather, LoraApply, Selection
+from cold_kernels.ops import ContrastSelect, LoraApply, Selection
 from cold_kernels.packing import Packing
 
 _log = logging.getLogger(__name__)
@@ -37,7 +37,6 @@ class Ops:
     name: str
     contrast_select: ContrastSelect
     lora_apply: LoraApply
-    head_gather: HeadGather
     packing: Packing
     project: Project
     add_rms_norm: AddRmsNorm
@@ -69,7 +68,6 @@ def load_ops(name: str, device: torch.device) -> Ops:
         name=chosen,
         contrast_select=_selecting(ops.contrast_select.default),
         lora_apply=ops.lora_apply.default,
-        head_gather=_selecting(ops.head_gather.default),
         packing=module.PACKING,
         project=ops.project.default,
         add_rms_norm=ops.add_rms_norm.default,

@@ -110,45 +110,15 @@ class LoraApply(Protocol):
         ...
 
 
-class HeadGather(Protocol):
-    def __call__(
-        self,
-        expert: Tensor,
-        hidden: Tensor,
-        head: Tensor,
-        *,
-        mode: Tensor,
-        alpha: Tensor,
-        beta: Tensor,
-        temperature: Tensor,
-        noise: Tensor | None,
-    ) -> Selection:
-        """Picks as `ContrastSelect` does, with base logits computed for the valid set alone.
-
-        Semantics: as ContrastSelect with base = hidden @ head.T, accumulated in float32 and not
-        rounded. Only the head's rows of tokens in a row's valid set are read, which replaces the
-        second product with the whole head. `base_log_prob` is NaN: it would need every logit.
-
-        Shape: expert [R, V]; hidden [R, H]; head [V, H]; the rest as ContrastSelect.
-        DType: expert, hidden, head float16, bfloat16 or float32, all the same.
-        Mutates: nothing. Mode is COLD or EXPERT; a row in BASE mode gets token -1.
-        """
-        ...
-
-
-_ROW_SETTINGS = "Tensor mode, Tensor alpha, Tensor beta, Tensor temperature, Tensor? noise"
-_SELECTION = (
-    "(Tensor token, Tensor score, Tensor expert_log_prob, Tensor base_log_prob, "
-    "Tensor valid_count, Tensor expert_token)"
-)
 _SCHEMAS = {
-    "contrast_select": f"(Tensor expert, Tensor base, *, {_ROW_SETTINGS}) -> {_SELECTION}",
+    "contrast_select": (
+        "(Tensor expert, Tensor base, *, Tensor mode, Tensor alpha, Tensor beta, "
+        "Tensor temperature, Tensor? noise) -> (Tensor token, Tensor score, "
+        "Tensor expert_log_prob, Tensor base_log_prob, Tensor valid_count, Tensor expert_token)"
+    ),
     "lora_apply": (
         "(Tensor(a!) y, Tensor x, *, Tensor a, Tensor b, Tensor scale, Tensor rank, Tensor index)"
         " -> ()"
-    ),
-    "head_gather": (
-        f"(Tensor expert, Tensor hidden, Tensor head, *, {_ROW_SETTINGS}) -> {_SELECTION}"
     ),
 }
 
@@ -164,8 +134,7 @@ def define(namespace: str) -> torch.library.Library:
         library.define(name + schema)
     for name, fake in layer_ops.FAKES.items():
         torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
-    for name in ("contrast_select", "head_gather"):
-        torch.library.register_fake(f"{namespace}::{name}", _empty_selection, lib=library)
+    torch.library.register_fake(f"{namespace}::contrast_select", _empty_selection, lib=library)
     torch.library.register_fake(f"{namespace}::lora_apply", _nothing, lib=library)
     return library
 

@@ -73,36 +73,6 @@ def lora_apply(
         y[tokens] = (y[tokens].float() + delta).to(y.dtype)
 
 
-def head_gather(
-    expert: Tensor,
-    hidden: Tensor,
-    head: Tensor,
-    *,
-    mode: Tensor,
-    alpha: Tensor,
-    beta: Tensor,
-    temperature: Tensor,
-    noise: Tensor | None,
-) -> Selection:
-    """See `ops.HeadGather`."""
-    valid = _valid_set(expert.float(), alpha)
-    # Elsewhere the base's logits are not looked at: a product that overflows there is no error.
-    base = (hidden.float() @ head.float().T).masked_fill(~valid, 0.0)
-    selection = contrast_select(
-        expert.float(),
-        base,
-        mode=mode,
-        alpha=alpha,
-        beta=beta,
-        temperature=temperature,
-        noise=noise,
-    )
-    return selection._replace(
-        token=selection.token.masked_fill(mode == Mode.BASE, -1),
-        base_log_prob=torch.full_like(selection.base_log_prob, torch.nan),
-    )
-
-
 def contrast_scores(e: Tensor, a: Tensor, mode: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     """Scores of all tokens [R, V], -inf outside the valid set; as in `ops.ContrastSelect`."""
     mode, beta = mode[:, None], beta[:, None]
@@ -138,5 +108,4 @@ def _usable(logits: Tensor) -> Tensor:
 LIBRARY = define(NAMESPACE)
 LIBRARY.impl("contrast_select", contrast_select, "CompositeExplicitAutograd")
 LIBRARY.impl("lora_apply", lora_apply, "CompositeExplicitAutograd")
-LIBRARY.impl("head_gather", head_gather, "CompositeExplicitAutograd")
 layer_torch.implement(LIBRARY, lora_apply)

@@ -90,18 +90,9 @@ COLD_INLINE void expand_any(T* const* y, int64_t tokens, const T* b, int64_t ran
   }
 }
 
-template <typename T>
-COLD_INLINE float dot_any(const T* x, const T* w, int64_t n) {
-  float product;
-  float* h = &product;
-  shrink_tile<1, 1>(&x, w, n, &h, 0);
-  return product;
-}
-
 }  // namespace
 
 #define COLD_DEFINE(T)                                                                           \
-  COLD_CLONES float dot(const T* x, const T* w, int64_t n) { return dot_any(x, w, n); }          \
   COLD_CLONES void shrink(const T* const* x, int64_t tokens, const T* a, int64_t ranks,          \
                           int64_t n, float* const* h) {                                          \
     shrink_any(x, tokens, a, ranks, n, h);                                                       \

@@ -1,4 +1,4 @@
-// Products with a few rows of a matrix: what LoRA and the gathered head are made of.
+// Products with a few rows of a matrix: what LoRA is made of.
 #pragma once
 
 #include <cstdint>
@@ -9,11 +9,6 @@ namespace cold {
 
 // Tokens of one adapter that share what is read of its matrices.
 constexpr int64_t kTile = 4;
-
-// The sum of x[i] * w[i], in float.
-float dot(const float* x, const float* w, int64_t n);
-float dot(const BFloat16* x, const BFloat16* w, int64_t n);
-float dot(const Float16* x, const Float16* w, int64_t n);
 
 // h[t][k] = x[t] . a[k] for t < tokens <= kTile and k < ranks; a is [ranks, n], h[t] has a float for
 // every rank.

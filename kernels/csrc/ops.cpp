@@ -24,50 +24,11 @@ Selection contrast_select(const Tensor& expert, const Tensor& base, const Tensor
   dispatch(expert, [&](auto element) {
     using T = decltype(element);
     Logits<T> e(expert, settings, kBase), a(base, settings, kExpert);
-    examine_both(e, &a);
-    const auto base_of = [&](int64_t row, const std::vector<int32_t>& ids) {
-      std::vector<float> at_ids(ids.size());
-      for (size_t i = 0; i < ids.size(); ++i) at_ids[i] = to_float(a.row(row)[ids[i]]);
-      return at_ids;
-    };
+    examine_both(e, a);
     at::parallel_for(0, e.rows, 4, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row)
         chosen.set(row, settings.mode(row) == kBase ? choose_base(a, row, settings)
-                                                    : choose(e, &a, row, settings, base_of));
-    });
-  });
-  return chosen.selection();
-}
-
-Selection head_gather(const Tensor& expert, const Tensor& hidden, const Tensor& head,
-                      const Tensor& mode, const Tensor& alpha, const Tensor& beta,
-                      const Tensor& temperature, const std::optional<Tensor>& noise) {
-  const int64_t rows = expert.size(0), vocab = expert.size(1), width = hidden.size(1);
-  check_shape(hidden, expert.scalar_type(), {rows, width}, "hidden");
-  check_shape(head, expert.scalar_type(), {vocab, width}, "head");
-  const Settings settings(expert, mode, alpha, beta, temperature, noise);
-  const Tensor states = hidden.contiguous(), weights = head.contiguous();
-  Chosen chosen(rows);
-  dispatch(expert, [&](auto element) {
-    using T = decltype(element);
-    Logits<T> e(expert, settings, kBase);
-    examine_both<T>(e, nullptr);
-    const auto base_of = [&](int64_t row, const std::vector<int32_t>& ids) {
-      std::vector<float> at_ids(ids.size());
-      at::parallel_for(0, ids.size(), std::max<int64_t>(1, kGrain / width),
-                       [&](int64_t begin, int64_t end) {
-                         for (int64_t i = begin; i < end; ++i)
-                           at_ids[i] = dot(row_of<T>(states, row), row_of<T>(weights, ids[i]), width);
-                       });
-      return at_ids;
-    };
-    // Within a row the threads share the products, across rows the rows.
-    const int64_t grain = rows < at::get_num_threads() ? rows : 1;
-    at::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row)
-        chosen.set(row, settings.mode(row) == kBase
-                            ? Choice()
-                            : choose<T>(e, nullptr, row, settings, base_of));
+                                                    : choose(e, a, row, settings));
     });
   });
   return chosen.selection();
@@ -177,7 +138,6 @@ void lora_apply(Tensor y, const Tensor& x, const Tensor& a, const Tensor& b, con
 TORCH_LIBRARY_IMPL(cold_native, CPU, library) {
   library.impl("contrast_select", contrast_select);
   library.impl("lora_apply", lora_apply);
-  library.impl("head_gather", head_gather);
 }
 
 }  // namespace cold

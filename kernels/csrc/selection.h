@@ -1,4 +1,4 @@
-// From logits to a choice, row by row: what contrast_select and head_gather share.
+// From logits to a choice, row by row.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -97,11 +97,11 @@ struct Logits {
 
 // Examines all the logits, with the threads sharing rows, models and spans alike.
 template <typename T>
-void examine_both(Logits<T>& expert, Logits<T>* base) {
+void examine_both(Logits<T>& expert, Logits<T>& base) {
   const int64_t items = expert.rows * expert.spans;
-  at::parallel_for(0, base ? 2 * items : items, 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, 2 * items, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      i < items ? expert.examine_span(i) : base->examine_span(i - items);
+      i < items ? expert.examine_span(i) : base.examine_span(i - items);
   });
 }
 
@@ -153,13 +153,13 @@ Best choose_alone(const Logits<T>& logits, int64_t row, const Settings& settings
   return choice;
 }
 
-// Chooses among the valid tokens, whose base logits are given.
+// Chooses among the valid tokens.
 template <typename T>
-Best choose_contrasted(const T* expert, const std::vector<int32_t>& valid, const float* base,
+Best choose_contrasted(const T* expert, const T* base, const std::vector<int32_t>& valid,
                        int64_t row, const Settings& settings) {
   std::vector<float> scores(valid.size());
   for (size_t i = 0; i < valid.size(); ++i)
-    scores[i] = contrast(to_float(expert[valid[i]]), base[i], settings.beta(row));
+    scores[i] = contrast(to_float(expert[valid[i]]), to_float(base[valid[i]]), settings.beta(row));
   const float best = *std::max_element(scores.begin(), scores.end());
   const float* noise = settings.noise(row);
   Best choice;
@@ -183,11 +183,10 @@ std::vector<int32_t> valid_set(const Logits<T>& expert, int64_t row, float alpha
 
 inline bool usable(const Stats& stats) { return !stats.broken && stats.max > -kInfinity; }
 
-// The choice of a row that reads the expert. `base_of(row, ids)` gives the base's logits at ids;
-// `base` is null where the base's statistics are not known.
-template <typename T, typename BaseOf>
-Choice choose(const Logits<T>& expert, const Logits<T>* base, int64_t row,
-              const Settings& settings, const BaseOf& base_of) {
+// The choice of a row that reads the expert.
+template <typename T>
+Choice choose(const Logits<T>& expert, const Logits<T>& base, int64_t row,
+              const Settings& settings) {
   Choice choice;
   const Stats stats = expert.whole(row);
   if (!usable(stats)) return choice;
@@ -198,14 +197,10 @@ Choice choose(const Logits<T>& expert, const Logits<T>* base, int64_t row,
   if (settings.mode(row) == kExpert) {
     best = choose_alone(expert, row, settings);
   } else {
-    const std::vector<float> at_valid = base_of(row, valid);
-    for (const float logit : at_valid)
-      if (!(logit < kInfinity)) return Choice();
-    if (base && !usable(base->whole(row))) return Choice();
-    best = choose_contrasted(expert.row(row), valid, at_valid.data(), row, settings);
-    if (base)
-      choice.base_log_prob =
-          to_float(base->row(row)[best.token]) - base->whole(row).log_sum_exp();
+    const Stats of_base = base.whole(row);
+    if (!usable(of_base)) return Choice();
+    best = choose_contrasted(expert.row(row), base.row(row), valid, row, settings);
+    choice.base_log_prob = to_float(base.row(row)[best.token]) - of_base.log_sum_exp();
   }
   choice.token = best.token;
   choice.score = best.score;

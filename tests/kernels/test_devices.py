@@ -39,8 +39,8 @@ def test_every_kernel_compiles_for(target: str, tmp_path: Path) -> None:
     out = run(
         "cross_compile.py", target, TRITON_CACHE_DIR=str(tmp_path), TRITON_DEFAULT_FP_FUSION="0"
     )
-    # 7 kernels in 17 variants, for 3 dtypes.
-    assert out.split() == ["51", "kernels"]
+    # 6 kernels in 13 variants, for 3 dtypes.
+    assert out.split() == ["39", "kernels"]
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ from typing import Any
 
 from cold_kernels.device import Tuning
 from cold_kernels.triton_lang.contrast import cold_pick, cold_tile_stats
-from cold_kernels.triton_lang.head import cold_gather_head
 from cold_kernels.triton_lang.lora import (
     cold_lora_expand,
     cold_lora_expand_tiles,
@@ -62,15 +61,10 @@ def _kernels(tuning: Tuning) -> Iterator[tuple[Any, str, dict[str, Any]]]:
     tiles = {**tile, "TILES": _MOST_TILES}
     floats, longs = " *fp32", " *i64"
     selection = longs + 3 * floats + " *i32" + longs
-    for has_base in (True, False):
-        stats = "*T *T *i32" + 2 * floats + 3 * " i32"
-        yield cold_tile_stats, stats, {"HAS_BASE": has_base, **tile}
-        base = "*T" if has_base else "*fp32"
-        for samples in (True, False):
-            pick = f"*T {base} *i32" + 6 * floats + selection + 3 * " i32"
-            yield cold_pick, pick, {"HAS_BASE": has_base, "SAMPLES": samples, **tiles}
-    head = "*T *T *T *i32" + 3 * floats + 4 * " i32"
-    yield cold_gather_head, head, {**tiles, "WIDTH": tuning.width}
+    yield cold_tile_stats, "*T *T *i32" + 2 * floats + 3 * " i32", tile
+    pick = "*T *T *i32" + 6 * floats + selection + 3 * " i32"
+    for samples in (True, False):
+        yield cold_pick, pick, {"SAMPLES": samples, **tiles}
     adapters = "*fp32 *i32 *i32"
     one = {"RANKS": tuning.ranks, "INPUTS": tuning.inputs}
     yield cold_lora_shrink, "*T *T *i32 *i32 *fp32 i32 i32 i32", one

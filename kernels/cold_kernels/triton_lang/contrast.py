@@ -21,14 +21,13 @@ NO_TOKEN = tl.constexpr(2147483647)
 @triton.jit
 def cold_tile_stats(
     expert,  # [R, V]
-    base,  # [R, V]; not read without HAS_BASE
+    base,  # [R, V]
     mode,  # [R] int32
     highest,  # [2, R, S] float32: of expert, of base
     total,  # [2, R, S] float32
     rows,
     vocab,
     tiles,
-    HAS_BASE: tl.constexpr,
     TILE: tl.constexpr,
 ):
     """Finds each tile's maximum and its sum of exp(logit - maximum).
@@ -44,10 +43,9 @@ def cold_tile_stats(
         kind = tl.load(mode + row)
         if kind != BASE:
             _tile_stats(expert + offset, start, vocab, highest + item, total + item, TILE)
-        if HAS_BASE:
-            if kind != EXPERT:
-                place = rows * tiles + item
-                _tile_stats(base + offset, start, vocab, highest + place, total + place, TILE)
+        if kind != EXPERT:
+            place = rows * tiles + item
+            _tile_stats(base + offset, start, vocab, highest + place, total + place, TILE)
 
 
 @triton.jit
@@ -64,7 +62,7 @@ def _tile_stats(logits, start, vocab, highest, total, TILE: tl.constexpr):
 
 
 @triton.jit
-def row_maximum(highest, tiles, TILES: tl.constexpr):
+def _row_maximum(highest, tiles, TILES: tl.constexpr):
     """The maximum of a row, from its tiles' [S]."""
     tile = tl.arange(0, TILES)
     return tl.max(tl.load(highest + tile, mask=tile < tiles, other=NEVER), 0)
@@ -99,12 +97,11 @@ def _scan(
 
     The key is the score, or with SAMPLE (score - best) / temperature + noise.
 
-    Returns: the key, the token, how many candidates there are, how many have a broken base logit.
+    Returns: the key, the token, how many candidates there are.
     """
     top = NEVER
     token = -1
     count = 0.0
-    broken = 0.0
     for tile in range(tiles):
         if tl.load(highest + tile) >= cutoff:
             ids = tile * TILE + tl.arange(0, TILE)
@@ -114,7 +111,6 @@ def _scan(
             score = x
             if CONTRAST:
                 a = tl.load(base + ids, mask=inside, other=0.0).to(tl.float32)
-                broken += tl.sum(tl.where(valid, tl.where(a < INFINITY, 0.0, 1.0), 0.0), 0)
                 score = tl.where(beta == 0.0, x, x + beta * (x - a))
             if SAMPLE:
                 z = tl.load(noise + ids, mask=inside, other=0.0)
@@ -125,7 +121,7 @@ def _scan(
             if tile_top > top:
                 top = tile_top
                 token = tl.min(tl.where(score == tile_top, ids, NO_TOKEN), 0)
-    return top, token, count, broken
+    return top, token, count
 
 
 @triton.jit
@@ -146,19 +142,19 @@ def _choose(
 ):
     """The best token of the valid set, or a sample of the tokens whose logit reaches `reach`.
 
-    Returns: the token, the size of the valid set, how many of it have a broken base logit.
+    Returns: the token, the size of the valid set.
     """
-    best, pick, count, broken = _scan(
+    best, pick, count = _scan(
         own, base, noise, highest, cutoff, beta, temperature, 0.0, vocab, tiles,
         CONTRAST=CONTRAST, SAMPLE=False, TILE=TILE,
     )  # fmt: skip
     if SAMPLES:
         if temperature > 0:
-            _best, pick, _count, _broken = _scan(
+            _best, pick, _count = _scan(
                 own, base, noise, highest, reach, beta, temperature, best, vocab, tiles,
                 CONTRAST=CONTRAST, SAMPLE=True, TILE=TILE,
             )  # fmt: skip
-    return pick, count, broken
+    return pick, count
 
 
 @triton.jit
@@ -181,15 +177,13 @@ def cold_pick(
     rows,
     vocab,
     tiles,
-    HAS_BASE: tl.constexpr,
     SAMPLES: tl.constexpr,
     TILE: tl.constexpr,
     TILES: tl.constexpr,
 ):
     """Picks each row's token, from the statistics that `cold_tile_stats` found.
 
-    Without HAS_BASE the base's statistics are not known and its logits are numbers in the rows'
-    valid sets only; a row in base mode then gets no token. TILES is a power of two, at least S.
+    TILES is a power of two, at least S.
 
     Mutates: token, score, expert_log_prob, base_log_prob, valid_count, expert_token.
     """
@@ -214,16 +208,15 @@ def cold_pick(
                 e_highest, a_highest, total + row * tiles, total + (rows + row) * tiles,
                 token + row, score + row, expert_log_prob + row, base_log_prob + row,
                 valid_count + row, expert_token + row, vocab, tiles,
-                HAS_BASE=HAS_BASE, SAMPLES=SAMPLES, TILE=TILE, TILES=TILES,
+                SAMPLES=SAMPLES, TILE=TILE, TILES=TILES,
             )  # fmt: skip
         else:
-            if HAS_BASE:
-                _pick_of_base(
-                    a_row, z_row, tl.load(temperature + row), a_highest,
-                    total + (rows + row) * tiles, token + row, score + row,
-                    base_log_prob + row, valid_count + row, vocab, tiles,
-                    SAMPLES=SAMPLES, TILE=TILE, TILES=TILES,
-                )  # fmt: skip
+            _pick_of_base(
+                a_row, z_row, tl.load(temperature + row), a_highest,
+                total + (rows + row) * tiles, token + row, score + row,
+                base_log_prob + row, valid_count + row, vocab, tiles,
+                SAMPLES=SAMPLES, TILE=TILE, TILES=TILES,
+            )  # fmt: skip
 
 
 @triton.jit
@@ -232,9 +225,9 @@ def _pick_of_base(
     token, score, base_log_prob, valid_count, vocab, tiles,
     SAMPLES: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    top = row_maximum(highest, tiles, TILES)
+    top = _row_maximum(highest, tiles, TILES)
     if (top > NEVER) & (top < INFINITY):
-        pick, _count, _broken = _choose(
+        pick, _count = _choose(
             base, base, noise, highest, top, NEVER, 0.0, temperature, vocab, tiles,
             CONTRAST=False, SAMPLES=SAMPLES, TILE=TILE,
         )  # fmt: skip
@@ -250,40 +243,37 @@ def _pick_with_expert(
     expert, base, noise, mode, alpha, beta, temperature,
     e_highest, a_highest, e_total, a_total,
     token, score, expert_log_prob, base_log_prob, valid_count, expert_token, vocab, tiles,
-    HAS_BASE: tl.constexpr, SAMPLES: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr,
+    SAMPLES: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    e_top = row_maximum(e_highest, tiles, TILES)
+    e_top = _row_maximum(e_highest, tiles, TILES)
     a_top = 0.0
-    if HAS_BASE:
-        if mode == COLD:
-            a_top = row_maximum(a_highest, tiles, TILES)
+    if mode == COLD:
+        a_top = _row_maximum(a_highest, tiles, TILES)
     if (e_top > NEVER) & (e_top < INFINITY) & (a_top > NEVER) & (a_top < INFINITY):
         cutoff = e_top + tl.log(alpha)
-        e_best, _ties, _broken = _choose(
+        e_best, _ties = _choose(
             expert, base, noise, e_highest, e_top, e_top, 0.0, 0.0, vocab, tiles,
             CONTRAST=False, SAMPLES=False, TILE=TILE,
         )  # fmt: skip
         if mode == COLD:
-            pick, count, broken = _choose(
+            pick, count = _choose(
                 expert, base, noise, e_highest, cutoff, cutoff, beta, temperature, vocab, tiles,
                 CONTRAST=True, SAMPLES=SAMPLES, TILE=TILE,
             )  # fmt: skip
         else:
-            pick, count, broken = _choose(
+            pick, count = _choose(
                 expert, base, noise, e_highest, cutoff, NEVER, 0.0, temperature, vocab, tiles,
                 CONTRAST=False, SAMPLES=SAMPLES, TILE=TILE,
             )  # fmt: skip
-        if broken == 0.0:
-            e = tl.load(expert + pick).to(tl.float32)
-            tl.store(score, e)
-            if mode == COLD:
-                a = tl.load(base + pick).to(tl.float32)
-                tl.store(score, tl.where(beta == 0.0, e, e + beta * (e - a)))
-                if HAS_BASE:
-                    a_lse = _log_sum_exp(a_highest, a_total, a_top, tiles, TILES)
-                    tl.store(base_log_prob, a - a_lse)
-            e_lse = _log_sum_exp(e_highest, e_total, e_top, tiles, TILES)
-            tl.store(token, pick.to(tl.int64))
-            tl.store(expert_log_prob, e - e_lse)
-            tl.store(valid_count, count.to(tl.int32))
-            tl.store(expert_token, e_best.to(tl.int64))
+        e = tl.load(expert + pick).to(tl.float32)
+        tl.store(score, e)
+        if mode == COLD:
+            a = tl.load(base + pick).to(tl.float32)
+            tl.store(score, tl.where(beta == 0.0, e, e + beta * (e - a)))
+            a_lse = _log_sum_exp(a_highest, a_total, a_top, tiles, TILES)
+            tl.store(base_log_prob, a - a_lse)
+        e_lse = _log_sum_exp(e_highest, e_total, e_top, tiles, TILES)
+        tl.store(token, pick.to(tl.int64))
+        tl.store(expert_log_prob, e - e_lse)
+        tl.store(valid_count, count.to(tl.int32))
+        tl.store(expert_token, e_best.to(tl.int64))

@@ -15,7 +15,6 @@ from cold_kernels.device import Tuning, tuning_of
 from cold_kernels.ops import Selection, define, empty_selection
 from cold_kernels.packing import PLAIN
 from cold_kernels.triton_lang.contrast import cold_pick, cold_tile_stats
-from cold_kernels.triton_lang.head import cold_gather_head
 from cold_kernels.triton_lang.lora import (
     cold_lora_expand,
     cold_lora_expand_tiles,
@@ -46,37 +45,8 @@ def contrast_select(
     tuning = tuning_of(expert.device)
     expert, base = expert.contiguous(), base.contiguous()
     settings = _packed(mode, alpha, beta, temperature)
-    stats = _tile_stats(expert, base, settings[0], tuning, has_base=True)
-    return _pick(expert, base, settings, noise, stats, tuning, has_base=True)
-
-
-def head_gather(
-    expert: Tensor,
-    hidden: Tensor,
-    head: Tensor,
-    *,
-    mode: Tensor,
-    alpha: Tensor,
-    beta: Tensor,
-    temperature: Tensor,
-    noise: Tensor | None,
-) -> Selection:
-    """See `ops.HeadGather`."""
-    tuning = tuning_of(expert.device)
-    rows, vocab = expert.shape
-    expert, hidden, head = expert.contiguous(), hidden.contiguous(), head.contiguous()
-    settings = _packed(mode, alpha, beta, temperature)
-    stats = _tile_stats(expert, expert, settings[0], tuning, has_base=False)
-    tiles = stats.shape[-1]
-    # Written to at the valid tokens, and read in the tiles that hold one.
-    gathered = torch.empty((rows, vocab), dtype=torch.float32, device=expert.device)
-    _run(
-        cold_gather_head, rows * tiles, tuning.vector_cores,
-        expert, hidden, head, *settings[:2], stats[0, 0], gathered,
-        rows, vocab, hidden.shape[1], tiles,
-        TILE=tuning.tile, TILES=_power_of_two(tiles), WIDTH=tuning.width,
-    )  # fmt: skip
-    return _pick(expert, gathered, settings, noise, stats, tuning, has_base=False)
+    stats = _tile_stats(expert, base, settings[0], tuning)
+    return _pick(expert, base, settings, noise, stats, tuning)
 
 
 def lora_apply(
@@ -134,9 +104,7 @@ def _packed(*settings: Tensor) -> tuple[Tensor, ...]:
     return tuple(setting.contiguous() for setting in settings)
 
 
-def _tile_stats(
-    expert: Tensor, base: Tensor, mode: Tensor, tuning: Tuning, *, has_base: bool
-) -> Tensor:
+def _tile_stats(expert: Tensor, base: Tensor, mode: Tensor, tuning: Tuning) -> Tensor:
     """[2, 2, R, S]: maxima and sums, of expert and base."""
     rows, vocab = expert.shape
     tiles = -(-vocab // tuning.tile)
@@ -144,7 +112,7 @@ def _tile_stats(
     _run(
         cold_tile_stats, rows * tiles, tuning.vector_cores,
         expert, base, mode, stats[0], stats[1], rows, vocab, tiles,
-        HAS_BASE=has_base, TILE=tuning.tile,
+        TILE=tuning.tile,
     )  # fmt: skip
     return stats
 
@@ -156,8 +124,6 @@ def _pick(
     noise: Tensor | None,
     stats: Tensor,
     tuning: Tuning,
-    *,
-    has_base: bool,
 ) -> Selection:
     rows, vocab = expert.shape
     tiles = stats.shape[-1]
@@ -167,8 +133,7 @@ def _pick(
     _run(
         cold_pick, rows, tuning.vector_cores,
         expert, base, *settings, read, stats[0], stats[1], *selection, rows, vocab, tiles,
-        HAS_BASE=has_base, SAMPLES=noise is not None,
-        TILE=tuning.tile, TILES=_power_of_two(tiles), **tuning.options,
+        SAMPLES=noise is not None, TILE=tuning.tile, TILES=_power_of_two(tiles), **tuning.options,
     )  # fmt: skip
     return selection
 
@@ -200,7 +165,6 @@ LIBRARY = define(NAMESPACE)
 _OPS: dict[str, Callable[..., Any]] = {
     "contrast_select": contrast_select,
     "lora_apply": lora_apply,
-    "head_gather": head_gather,
 }
 for _name, _op in _OPS.items():
     LIBRARY.impl(_name, _op, "CompositeExplicitAutograd")
