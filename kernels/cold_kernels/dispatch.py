@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cold_kernels.layer_ops import AddRmsNorm, Attend, Project, SiluMultiply
-from cold_kernels.ops import ContrastSelect, LoraApply, Selection
+from cold_kernels.ops import ContrastScores, ContrastSelect, LoraApply, Selection
 from cold_kernels.packing import Packing
 
 _log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class Ops:
 
     name: str
     contrast_select: ContrastSelect
+    contrast_scores: ContrastScores
     lora_apply: LoraApply
     packing: Packing
     project: Project
@@ -67,6 +68,7 @@ def load_ops(name: str, device: torch.device) -> Ops:
     return Ops(
         name=chosen,
         contrast_select=_selecting(ops.contrast_select.default),
+        contrast_scores=ops.contrast_scores.default,
         lora_apply=ops.lora_apply.default,
         packing=module.PACKING,
         project=ops.project.default,

@@ -83,6 +83,23 @@ class ContrastSelect(Protocol):
         ...
 
 
+class ContrastScores(Protocol):
+    def __call__(
+        self, expert: Tensor, base: Tensor, *, mode: Tensor, alpha: Tensor, beta: Tensor
+    ) -> Tensor:
+        """Every token's contrast score, for rows that are shaped further before they pick.
+
+        Semantics: the score of `ContrastSelect`, before temperature and noise; -inf for a token
+        whose logit is. A row means nothing where a logit that it reads is NaN or +inf.
+
+        Shape: expert, base [R, V]; mode, alpha, beta [R]. Returns [R, V].
+        DType: expert, base float16, bfloat16 or float32, both the same; mode int32; alpha, beta
+            and what is returned float32.
+        Mutates: nothing. A row's logits that its mode does not read may hold anything.
+        """
+        ...
+
+
 class LoraApply(Protocol):
     def __call__(
         self,
@@ -116,6 +133,9 @@ _SCHEMAS = {
         "Tensor temperature, Tensor? noise) -> (Tensor token, Tensor score, "
         "Tensor expert_log_prob, Tensor base_log_prob, Tensor valid_count, Tensor expert_token)"
     ),
+    "contrast_scores": (
+        "(Tensor expert, Tensor base, *, Tensor mode, Tensor alpha, Tensor beta) -> Tensor"
+    ),
     "lora_apply": (
         "(Tensor(a!) y, Tensor x, *, Tensor a, Tensor b, Tensor scale, Tensor rank, Tensor index)"
         " -> ()"
@@ -135,12 +155,17 @@ def define(namespace: str) -> torch.library.Library:
     for name, fake in layer_ops.FAKES.items():
         torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
     torch.library.register_fake(f"{namespace}::contrast_select", _empty_selection, lib=library)
+    torch.library.register_fake(f"{namespace}::contrast_scores", _empty_scores, lib=library)
     torch.library.register_fake(f"{namespace}::lora_apply", _nothing, lib=library)
     return library
 
 
 def _empty_selection(expert: Tensor, *_: Tensor, **__: Tensor | None) -> tuple[Tensor, ...]:
     return tuple(empty_selection(expert))
+
+
+def _empty_scores(expert: Tensor, *_: Tensor, **__: Tensor) -> Tensor:
+    return expert.new_empty(expert.shape, dtype=torch.float32)
 
 
 def _nothing(*_: Tensor, **__: Tensor) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cold_kernels import layer_torch
+from cold_kernels import contrast_torch, layer_torch
 from cold_kernels.ops import Mode, Selection, define
 from cold_kernels.packing import PLAIN
 
 NAMESPACE = "cold_reference"
 PACKING = PLAIN
-
-_NEVER = float("-inf")
 
 
 def contrast_select(
@@ -26,7 +24,7 @@ def contrast_select(
     noise: Tensor | None,
 ) -> Selection:
     """See `ops.ContrastSelect`."""
-    scores = contrast_scores(expert.float(), base.float(), mode, alpha, beta)
+    scores = contrast_torch.contrast_scores(expert, base, mode=mode, alpha=alpha, beta=beta)
     keys = scores
     if noise is not None:
         samples = temperature[:, None] > 0
@@ -41,7 +39,7 @@ def contrast_select(
     broken = (reads_expert & ~_usable(expert)) | (reads_base & ~_usable(base))
     picked = token[:, None]
     vocab = expert.shape[1]
-    count = torch.where(reads_expert, _valid_set(expert.float(), alpha).sum(1), vocab)
+    count = torch.where(reads_expert, contrast_torch.valid_set(expert.float(), alpha).sum(1), vocab)
     return Selection(
         token=token.masked_fill(broken, -1),
         score=scores.gather(1, picked)[:, 0],
@@ -73,20 +71,6 @@ def lora_apply(
         y[tokens] = (y[tokens].float() + delta).to(y.dtype)
 
 
-def contrast_scores(e: Tensor, a: Tensor, mode: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-    """Scores of all tokens [R, V], -inf outside the valid set; as in `ops.ContrastSelect`."""
-    mode, beta = mode[:, None], beta[:, None]
-    contrast = torch.where(beta == 0, e, e + beta * (e - a))
-    contrast = contrast.masked_fill(~_valid_set(e, alpha), _NEVER)
-    return torch.where(mode == Mode.COLD, contrast, torch.where(mode == Mode.EXPERT, e, a))
-
-
-def _valid_set(expert: Tensor, alpha: Tensor) -> Tensor:
-    """[R, V] booleans; a token at -inf is never valid, whatever alpha is."""
-    threshold = expert.max(dim=1, keepdim=True).values + alpha.log()[:, None]
-    return (expert >= threshold) & (expert > _NEVER)
-
-
 def _leftmost_argmax(values: Tensor) -> Tensor:
     """[R] index of each row's first maximum; torch.argmax promises no order among equals."""
     best = values.max(dim=1, keepdim=True).values
@@ -108,4 +92,5 @@ def _usable(logits: Tensor) -> Tensor:
 LIBRARY = define(NAMESPACE)
 LIBRARY.impl("contrast_select", contrast_select, "CompositeExplicitAutograd")
 LIBRARY.impl("lora_apply", lora_apply, "CompositeExplicitAutograd")
+contrast_torch.implement(LIBRARY)
 layer_torch.implement(LIBRARY, lora_apply)

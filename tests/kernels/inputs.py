@@ -23,7 +23,7 @@ LORA_TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2**-7, torch.float16: 2**
 
 @dataclass(frozen=True)
 class Contrast:
-    """Inputs of contrast_select."""
+    """Inputs of contrast_select and contrast_scores."""
 
     expert: Tensor  # [R, V]
     base: Tensor  # [R, V]
@@ -35,9 +35,13 @@ class Contrast:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The keyword arguments."""
-        names = ("mode", "alpha", "beta", "temperature", "noise")
-        return {name: getattr(self, name) for name in names}
+        """The keyword arguments of contrast_select."""
+        return {**self.scoring, "temperature": self.temperature, "noise": self.noise}
+
+    @property
+    def scoring(self) -> dict[str, Tensor]:
+        """The keyword arguments of contrast_scores."""
+        return {"mode": self.mode, "alpha": self.alpha, "beta": self.beta}
 
     def settings_on(self, device: torch.device) -> dict[str, Any]:
         """The same on a device."""

@@ -27,6 +27,8 @@ def test_registration(implementation: Implementation) -> None:
     # Compiling the interpreter's own frames is not what is checked.
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(ops.contrast_select, (expert, base), settings, test_utils=checks)
+    scoring = {name: settings[name] for name in case.scoring}
+    torch.library.opcheck(ops.contrast_scores, (expert, base), scoring, test_utils=checks)
     adapters = lora(3, 20, 30, (4, 2), torch.float32)
     weights = {k: v.to(on) for k, v in adapters.weights.items()}
     arguments = (adapters.y.to(on), adapters.x.to(on))
@@ -60,6 +62,15 @@ def test_fake_tensors_get_shapes_and_types(implementation: Implementation) -> No
             temperature=rows,
             noise=None,
         )
+        scores = implementation.ops.contrast_scores(
+            torch.empty(5, 90, dtype=torch.bfloat16),
+            torch.empty(5, 90, dtype=torch.bfloat16),
+            mode=mode,
+            alpha=rows,
+            beta=rows,
+        )
+    assert scores.shape == (5, 90)
+    assert scores.dtype == torch.float32
     assert all(tensor.shape == (5,) for tensor in found)
     assert found.token.dtype == found.expert_token.dtype == torch.int64
     assert found.valid_count.dtype == torch.int32

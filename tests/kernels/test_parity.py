@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cold_kernels import Mode, Selection, reference
+from cold_kernels import Mode, Selection, contrast_torch, reference
 from tests.kernels.conftest import Implementation
 from tests.kernels.inputs import (
     DTYPES,
@@ -29,8 +29,7 @@ BY_DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)
 
 def keys_of(case: Contrast) -> Tensor:
     """What each row's pick maximises, [R, V]."""
-    e, a = case.expert.float(), case.base.float()
-    scores = reference.contrast_scores(e, a, case.mode, case.alpha, case.beta)
+    scores = contrast_torch.contrast_scores(case.expert, case.base, **case.scoring)
     if case.noise is None:
         return scores
     best = scores.max(1, keepdim=True).values
@@ -161,6 +160,56 @@ def test_broken_logits_break_the_rows_that_read_them(
     # Rows take turns at COLD, EXPERT, BASE.
     found = select(implementation, case).token
     assert (found < 0).tolist() == [True, True, False, True, False, True]
+
+
+def check_scores(implementation: Implementation, case: Contrast) -> None:
+    """They are the reference's, and contrast_select of the same implementation agrees with them."""
+    on = implementation.device
+    scoring = {name: tensor.to(on) for name, tensor in case.scoring.items()}
+    scores = implementation.ops.contrast_scores(
+        case.expert.to(on), case.base.to(on), **scoring
+    ).cpu()
+    assert scores.dtype == torch.float32
+    expected = contrast_torch.contrast_scores(case.expert, case.base, **case.scoring)
+    assert torch.equal(scores.isneginf(), expected.isneginf())
+    torch.testing.assert_close(scores, expected)
+    selection = select(implementation, case)
+    picked = scores.gather(1, selection.token[:, None])[:, 0]
+    torch.testing.assert_close(picked, selection.score)
+    torch.testing.assert_close(picked, scores.max(1).values)
+    for row in (case.mode == Mode.COLD).nonzero()[:, 0].tolist():
+        valid = int((scores[row] > NEVER).sum())
+        check_count(int(selection.valid_count[row]), valid, case, row)
+
+
+@BY_DTYPE
+def test_contrast_scores(implementation: Implementation, dtype: torch.dtype) -> None:
+    for rows, vocab in shapes(implementation):
+        case = contrast(rows, vocab, dtype, seed=vocab)
+        case.expert[:, ::3], case.base[:, ::3] = NEVER, NEVER
+        case.expert[:, 0], case.base[:, 0] = 1.0, 1.0
+        check_scores(implementation, case)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.5), (2**-20, 0.5), (0.1, 0.0), (0.1, 100.0)])
+def test_contrast_scores_with_extreme_settings(
+    implementation: Implementation, alpha: float, beta: float
+) -> None:
+    check_scores(implementation, contrast(3, 2000, torch.float32, alpha=alpha, beta=beta))
+
+
+@BY_DTYPE
+def test_contrast_scores_read_only_what_the_mode_reads(
+    implementation: Implementation, dtype: torch.dtype
+) -> None:
+    case = contrast(3, 50, dtype, modes=(Mode.EXPERT, Mode.BASE))
+    expected = torch.where(case.mode[:, None] == Mode.EXPERT, case.expert, case.base).float()
+    case.base[case.mode == Mode.EXPERT] = math.nan
+    case.expert[case.mode == Mode.BASE] = math.nan
+    on = implementation.device
+    scoring = {name: tensor.to(on) for name, tensor in case.scoring.items()}
+    scores = implementation.ops.contrast_scores(case.expert.to(on), case.base.to(on), **scoring)
+    assert torch.equal(scores.cpu(), expected)
 
 
 def check_lora(implementation: Implementation, case: Lora) -> None:

@@ -70,6 +70,23 @@ def test_the_formula(vocab: int, seed: int, alpha: float, beta: float, dtype: to
         assert result.base_log_prob[row] == pytest.approx(float(a.log_softmax(0)[token]), abs=1e-4)
 
 
+@pytest.mark.parametrize("mode", [COLD, EXPERT, BASE])
+def test_the_scores(mode: int) -> None:
+    expert = torch.tensor([[3.0, 2.5, -1.0, 2.0, -math.inf]])
+    base = torch.tensor([[1.0, 4.0, 3.0, -math.inf, 0.5]])
+    scores = OPS.contrast_scores(
+        expert,
+        base,
+        mode=torch.tensor([mode], dtype=torch.int32),
+        alpha=torch.tensor([0.3]),
+        beta=torch.tensor([0.5]),
+    )
+    never = -math.inf
+    contrasted = [3.0 + 0.5 * 2.0, 2.5 - 0.5 * 1.5, never, math.inf, never]
+    expected = {COLD: contrasted, EXPERT: expert[0].tolist(), BASE: base[0].tolist()}
+    assert scores[0].tolist() == pytest.approx(expected[mode])
+
+
 @pytest.mark.parametrize(("alpha", "beta"), [(0.1, 0.0), (1.0, 0.5)])
 def test_no_contrast_is_the_experts_choice(alpha: float, beta: float) -> None:
     expert, base = logits(64, 1000, 1), logits(64, 1000, 2)
