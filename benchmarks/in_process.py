@@ -8,7 +8,6 @@ Arms: `cold`; `base_forward` and `adapter_forward`, the steps of each language m
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 import time
@@ -26,18 +25,10 @@ from benchmarks.measure import Generate, Generated
 from benchmarks.naive import ALPHA, BETA
 from benchmarks.resident import answer_questions
 from cold_backend.config import Settings, load_settings
-from cold_backend.contract import Int32Array, Reads, Row
-from cold_backend.engine.adapter_slots import AdapterSlots
-from cold_backend.engine.admission import Admission
-from cold_backend.engine.engine import Engine
-from cold_backend.engine.scheduler import Scheduler
-from cold_backend.errors import ColdError
-from cold_backend.loading import load_adapter_lm, load_base_lm, load_fused, load_tokenizer
+from cold_backend.contract import NONE, ROW, Reader, Step, StepResult, Table
+from cold_backend.loading import load_adapter_lm, load_base_lm, load_fused
 from cold_backend.models.language_model import LanguageModel
-from cold_backend.requests.request import GenerationRequest, RequestParser
-from cold_backend.requests.sequence import Piece
-from cold_backend.requests.sequence import Sequence as Running
-from cold_backend.telemetry.telemetry import Telemetry
+from cold_backend.offline import Cold
 
 
 def main() -> None:
@@ -48,10 +39,10 @@ def main() -> None:
         models = load_base_lm(settings), load_adapter_lm(settings)
     torch.set_num_threads(settings.threads)
     arms: dict[str, Generate] = {"cold": Decoding(settings, fused.execute).generate}
-    for name, model, reads in zip(
-        ("base", "adapter"), models, (Reads.BASE, Reads.EXPERT), strict=True
+    for name, model, reader in zip(
+        ("base", "adapter"), models, (Reader.BASE, Reader.EXPERT), strict=True
     ):
-        arms[f"{name}_forward"] = forwards(model, reads)
+        arms[f"{name}_forward"] = forwards(model, reader)
     arms["read_weights"] = reading(int(sys.argv[2]))
     loaded = {
         "fused_bytes": of_fused[0],
@@ -64,74 +55,36 @@ def main() -> None:
 class Decoding:
     """The decoding loop over given prompts, all at once."""
 
-    def __init__(self, settings: Settings, execute: Callable[..., object]) -> None:
-        self._settings = settings
-        self._execute = execute
-        self._tokenizer = load_tokenizer(settings)
-        self._parser = RequestParser(settings, self._tokenizer)
+    def __init__(self, settings: Settings, execute: Callable[[Step], StepResult]) -> None:
+        self._cold = Cold.over(settings, execute)
+        self._decoding = "cold" if settings.adapters else "base"
 
     def generate(self, prompts: Sequence[list[int]], tokens: int) -> list[Generated]:
-        adapters = AdapterSlots(self._settings.adapter_names)
-        scheduler = Scheduler(
-            self._settings.max_sequences, self._settings.max_step_tokens, adapters
-        )
-        admission = Admission(len(prompts), max_wait_s=math.inf)
-        telemetry = Telemetry(self._settings)
-        engine = Engine(self._execute, scheduler, admission, telemetry)  # type: ignore[arg-type]
-        sinks = [_Record() for _ in prompts]
-        for prompt, sink in zip(prompts, sinks, strict=True):
-            engine.submit(Running(self._request(prompt, tokens), sink, self._tokenizer))
-        while any(not sink.ended for sink in sinks):
-            engine.step()
-        return [sink.generated() for sink in sinks]
-
-    def _request(self, prompt: list[int], tokens: int) -> GenerationRequest:
-        return self._parser.parse(
-            {
-                "input_ids": np.array([prompt], np.int64),
-                "decoding": np.array([["cold" if self._settings.adapters else "base"]], object),
-                "alpha": np.array([[ALPHA]], np.float32),
-                "beta": np.array([[BETA]], np.float32),
-                "max_tokens": np.array([[tokens]], np.int32),
-                "ignore_eos": np.array([[True]]),
-                "stream": np.array([[True]]),
-            }
-        )
+        fields = {
+            "decoding": self._decoding,
+            "alpha": ALPHA,
+            "beta": BETA,
+            "max_tokens": tokens,
+            "ignore_eos": True,
+            "stream": True,
+        }
+        requests = [self._cold.request(prompt, **fields) for prompt in prompts]
+        answers = dict(self._cold.each(requests))
+        return [
+            Generated([token.id for token in one.tokens], one.ttft_s, one.latency_s)
+            for _, one in sorted(answers.items())
+        ]
 
 
-class _Record:
-    """A sink that keeps tokens and times."""
-
-    def __init__(self) -> None:
-        self.ended = False
-        self._begun_s = time.perf_counter()
-        self._tokens: list[tuple[int, float]] = []
-
-    def send(self, piece: Piece) -> None:
-        now = time.perf_counter() - self._begun_s
-        self._tokens += [(token.id, now) for token in piece.tokens]
-        self.ended = piece.finish_reason is not None
-
-    def fail(self, error: ColdError) -> None:
-        raise error
-
-    def is_cancelled(self) -> bool:
-        return False
-
-    def generated(self) -> Generated:
-        ids, times_s = zip(*self._tokens, strict=True)
-        return Generated(list(ids), times_s[0], times_s[-1])
-
-
-def forwards(model: LanguageModel, reads: Reads) -> Generate:
+def forwards(model: LanguageModel, reader: Reader) -> Generate:
     """One model's own steps, with made-up tokens: what the ensemble cannot do without."""
 
     def one(prompt: list[int], tokens: int) -> Generated:
         begun = time.perf_counter()
-        model.forward(np.array(prompt), _row(0, len(prompt), reads))
+        model.forward(np.array(prompt), _row(0, len(prompt), reader))
         first = time.perf_counter()
         for number in range(tokens - 1):
-            model.forward(np.array(prompt[:1]), _row(len(prompt) + number, 1, reads))
+            model.forward(np.array(prompt[:1]), _row(len(prompt) + number, 1, reader))
         return Generated([0] * tokens, first - begun, time.perf_counter() - begun)
 
     return lambda prompts, tokens: [one(prompt, tokens) for prompt in prompts]
@@ -152,16 +105,11 @@ def reading(size: int) -> Generate:
     return lambda prompts, tokens: [one(tokens) for _ in prompts]
 
 
-def _row(start: int, length: int, reads: Reads) -> Int32Array:
-    values = {
-        Row.SLOT: 0,
-        Row.START: start,
-        Row.LENGTH: length,
-        Row.ADAPTER: 0 if reads is Reads.EXPERT else -1,
-        Row.READS: int(reads),
-        Row.EMITS: 1,
-    }
-    return np.array([[values[column] for column in Row]], np.int32)
+def _row(start: int, length: int, reader: Reader) -> Table:
+    row = np.zeros(1, ROW)
+    row["reader"], row["start"], row["length"], row["emits"] = reader, start, length, 1
+    row["adapter"], row["strength"] = 0 if reader is Reader.EXPERT else NONE, 1
+    return row
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from benchmarks.in_process import Decoding
 from benchmarks.random_adapter import make_adapter
 from cold_backend.adapters.adapter import load_adapter
 from cold_backend.config import Settings
-from cold_backend.contract import Reads, Row, Step, StepResult
+from cold_backend.contract import NONE, Reader, Step, StepResult
 from cold_backend.decoding.execution import FusedExecution
 from cold_backend.loading import network_of, ops_for
 from cold_backend.models.checkpoint import load_config, load_model
@@ -56,7 +56,9 @@ class Clock:
 
     def __init__(self) -> None:
         self.now: dict[str, float] = defaultdict(float)
-        self.steps: list[tuple[int, float, dict[str, float]]] = []  # rows, start, seconds by part
+        self.steps: list[
+            tuple[int, float, dict[str, float]]
+        ] = []  # choices, start, seconds by part
 
     def around(self, ops: Ops, vocab: int) -> Ops:
         """The ops, timed."""
@@ -91,7 +93,7 @@ class Bench:
         model = load_model(str(base_model), config, torch.bfloat16, _CPU)
         adapters = AdapterSet([load_adapter(name, str(adapter)) for name in names])
         network = network_of(model, adapters, ops, _CONTEXT)
-        both = (Reads.EXPERT, Reads.BASE)
+        both = (Reader.EXPERT, Reader.BASE)
         slots = self._settings.max_sequences
         self._execution = FusedExecution(
             LanguageModel(network, both, slots=slots, context=_CONTEXT), ops
@@ -118,10 +120,11 @@ class Bench:
 
         def execute(step: Step) -> StepResult:
             rows = step.rows.copy()
-            slots = rows[:, Row.SLOT]
-            rows[:, Row.ADAPTER] = slots % adapters if adapters else -1
+            of_expert = rows["reader"] == Reader.EXPERT
+            slots = rows["slot"][of_expert]
+            rows["adapter"][of_expert] = slots % adapters if adapters else NONE
             clock.now = defaultdict(float)
-            clock.steps.append((len(rows), time.perf_counter(), clock.now))
+            clock.steps.append((len(step.choices), time.perf_counter(), clock.now))
             return self._execution.execute(dataclasses.replace(step, rows=rows))
 
         prompts = [[1 + (7 * n + s) % 4000 for n in range(context)] for s in range(streams)]
@@ -129,8 +132,8 @@ class Bench:
         pairs = zip(clock.steps, clock.steps[1:], strict=False)
         decoding = [
             parts | {"step": after[1] - start}
-            for (rows, start, parts), after in pairs
-            if rows == streams and after[0] == streams
+            for (choices, start, parts), after in pairs
+            if choices == streams and after[0] == streams
         ][-_TOKENS:]
         return {
             name: 1000 * statistics.median(step.get(name, 0.0) for step in decoding)

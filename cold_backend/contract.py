@@ -1,114 +1,111 @@
 """The step contract: what `cold` sends to `cold_step` and what comes back.
 
-A step feeds tokens to the sequences named by its rows and picks the next token of every row that
-emits. Whatever keeps this contract can stand in the place of the `cold_step` ensemble.
+A step feeds tokens to contexts, one row each, and picks a token for every choice, from the logits
+of one row or two. Whatever keeps this contract can stand in the place of the `cold_step` ensemble.
 
-R = rows of the step, T = tokens of all rows together, E = rows that emit, V = vocabulary.
+R = rows, T = tokens of all rows together, E = choices, V = vocabulary. Tables have columns by name:
+`step.choices["alpha"]` is [E].
 """
 
 from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
 BytesArray = npt.NDArray[np.object_]
+Table = npt.NDArray[np.void]
 
 STEP_MODEL = "cold_step"
 # Of beta and the like. Far beyond what is of use, and what float32 can still compute with: a score
 # that overflowed would have no place among the others.
 STRONGEST = 1000.0
+NONE = -1  # where a column names a row, an adapter or a token, and there is none
 
 
-class Row(enum.IntEnum):
-    """Columns of `Step.rows`."""
+class Reader(enum.IntEnum):
+    """Which language model runs a row."""
 
-    SLOT = 0  # KV-cache slot of the sequence
-    START = 1  # tokens that the slot holds already; 0 begins a new sequence
-    LENGTH = 2  # tokens that this step feeds
-    ADAPTER = 3  # adapter index, -1 for none
-    READS = 4  # Reads flags: which logits the choice needs
-    EMITS = 5  # 1 if the row picks a token, 0 for an inner chunk of a prompt
+    EXPERT = 0  # has adapters
+    BASE = 1  # has none
 
 
-class Reads(enum.IntFlag):
-    """Which language models run a row."""
-
-    EXPERT = 1
-    BASE = 2
-
-
-class Draw(enum.IntEnum):
-    """Columns of `Step.draws`."""
-
-    MODE = 0  # cold_kernels.Mode
-    TOP_K = 1  # 0 is off
-    SEED = 2  # 64 bits, as signed
-    POSITION = 3  # index of the output token; with the seed it fixes the noise
-    OPTIONS = 4  # how many of its best tokens the row of a beam wants; 0 for other rows
-    GIVEN = 5  # the token that the row has to take, see `decoding.forced`; -1 if it picks one
-
-
-class Shape(enum.IntEnum):
-    """Columns of `Step.shapes`."""
-
-    ALPHA = 0
-    BETA = 1
-    TEMPERATURE = 2
-    TOP_P = 3
-    MIN_P = 4
-    REPETITION_PENALTY = 5
-    PRESENCE_PENALTY = 6
-    FREQUENCY_PENALTY = 7
-
-
-class Copy(enum.IntEnum):
-    """Columns of `Step.copies`."""
-
-    FROM = 0  # KV-cache slot
-    TO = 1  # KV-cache slot
-    START = 2  # first token to copy; those before it are the same in both
-    END = 3  # behind the last
-    READS = 4  # Reads flags: whose slots
-
-
-class Pick(enum.IntEnum):
-    """Columns of `StepResult.picks`."""
-
-    TOKEN = 0  # -1: the row's logits were not finite
-    EXPERT_TOKEN = 1  # the expert's own best; -1 where its logits were not read
-    VALID_COUNT = 2  # size of the valid set
-
-
-class LogProb(enum.IntEnum):
-    """Columns of `StepResult.log_probs`; NaN where the logits were not read."""
-
-    EXPERT = 0
-    BASE = 1
-    DECODING = 2  # of a given token under the row's mode, see `decoding.forced`; NaN for others
-
-
-class Option(enum.IntEnum):
-    """Columns of `StepResult.options`."""
-
-    ROW = 0  # emitting row
-    TOKEN = 1
-
-
-class OptionScore(enum.IntEnum):
-    """Columns of `StepResult.option_scores`: log-probabilities."""
-
-    RANKED = 0  # of the scores that the row's mode ranks by, among the tokens that it allows
-    EXPERT = 1  # the expert's own; NaN where its logits were not read
-    BASE = 2  # likewise the base's
+# A context's part of the step.
+ROW = np.dtype(
+    [
+        ("reader", np.int32),  # Reader
+        ("slot", np.int32),  # KV-cache slot of the context, among its reader's
+        ("start", np.int32),  # tokens that the slot holds already; 0 begins a new context
+        ("length", np.int32),  # tokens that this step feeds
+        ("adapter", np.int32),  # adapter index, or NONE
+        ("strength", np.float32),  # factor of the adapter
+        ("emits", np.int32),  # 1 if the logits after its last token are wanted
+    ]
+)
+# How a token is picked.
+CHOICE = np.dtype(
+    [
+        ("expert", np.int32),  # row whose logits are the expert's, or NONE
+        ("base", np.int32),  # row whose logits are the amateur's, or NONE
+        ("mode", np.int32),  # cold_kernels.Mode
+        ("top_k", np.int32),  # 0 is off
+        ("seed", np.uint64),
+        ("position", np.int64),  # index of the output token; with the seed it fixes the noise
+        ("forced", np.int64),  # the token that has to be taken, see `decoding.forced`, or NONE
+        ("candidates", np.int32),  # how many of its best tokens a beam wants; 0 for others
+        ("alpha", np.float32),
+        ("beta", np.float32),
+        ("temperature", np.float32),
+        ("top_p", np.float32),
+        ("min_p", np.float32),
+        ("repetition_penalty", np.float32),
+        ("presence_penalty", np.float32),
+        ("frequency_penalty", np.float32),
+    ]
+)
+# A token that must not be picked.
+BAN = np.dtype([("choice", np.int32), ("token", np.int64)])
+# A token that the penalties look at: of the output, or with times 0 of the prompt alone.
+COUNT = np.dtype([("choice", np.int32), ("token", np.int64), ("times", np.int64)])
+# What is copied between KV-cache slots of a reader.
+COPY = np.dtype(
+    [
+        ("reader", np.int32),
+        ("source", np.int32),  # slot
+        ("target", np.int32),  # slot
+        ("start", np.int32),  # first token to copy; those before it are the same in both
+        ("end", np.int32),  # behind the last
+    ]
+)
+# What was picked. Log-probabilities are those of the token, untouched by penalties and temperature,
+# and NaN where the logits were not read.
+PICK = np.dtype(
+    [
+        ("token", np.int64),  # NONE: the logits were not finite
+        ("expert_token", np.int64),  # the expert's own best, or NONE
+        ("valid_count", np.int64),  # size of the valid set
+        ("expert_log_prob", np.float32),
+        ("base_log_prob", np.float32),
+        ("decoding_log_prob", np.float32),  # of a forced token under the mode; NaN for others
+    ]
+)
+# A token that may continue a beam.
+CANDIDATE = np.dtype(
+    [
+        ("choice", np.int32),
+        ("token", np.int64),
+        ("log_prob", np.float32),  # by what the mode ranks by, among the tokens that it allows
+        ("expert_log_prob", np.float32),  # the expert's own; NaN where it was not read
+        ("base_log_prob", np.float32),  # likewise the base's
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,32 +176,40 @@ def _unpacked(packed: npt.NDArray[Any]) -> Iterable[dict[str, Any]]:
         yield values | {"stamp": tuple(values["stamp"])}
 
 
+# The parts of a step and of its result that are tables.
+_TABLES = {
+    "rows": ROW,
+    "choices": CHOICE,
+    "bans": BAN,
+    "counts": COUNT,
+    "copies": COPY,
+    "picks": PICK,
+    "candidates": CANDIDATE,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step's inputs.
 
     Attributes:
         tokens: [T] token ids, row after row.
-        rows: [R, len(Row)].
-        draws: [E, len(Draw)].
-        shapes: [E, len(Shape)].
-        bans: [n, 2] pairs (emitting row, token) that must not be picked.
-        counts: [m, 3] triples (emitting row, token, times in the output) for the penalties;
-            a token of the prompt alone has count 0.
+        rows: [R] of ROW, those of the expert before those of the base.
+        choices: [E] of CHOICE.
+        bans: [n] of BAN.
+        counts: [m] of COUNT.
+        copies: [k] of COPY, made before the forward, in any order: no slot is copied from and to.
         adapters: [c] what the expert has to load, see `pack_changes`. A step without rows is there
             for loading alone.
-        copies: [k, len(Copy)] what is copied between KV-cache slots before the forward, in any
-            order: no slot is copied from and to.
     """
 
     tokens: Int64Array
-    rows: Int32Array
-    draws: Int64Array
-    shapes: Float32Array
-    bans: Int64Array
-    counts: Int64Array
+    rows: Table
+    choices: Table
+    bans: Table
+    counts: Table
+    copies: Table
     adapters: BytesArray
-    copies: Int32Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,29 +217,62 @@ class StepResult:
     """One step's outputs.
 
     Attributes:
-        picks: [E, len(Pick)].
-        log_probs: [E, len(LogProb)] of the picked token, untouched by penalties and temperature.
-        options: [n, len(Option)] the best tokens of each row that wants some, best first.
-        option_scores: [n, len(OptionScore)] of these tokens.
+        picks: [E] of PICK.
+        candidates: [n] of CANDIDATE, for each choice that wants some, best first.
         loads: [l] which adapters have been loaded, see `pack_reports`.
     """
 
-    picks: Int64Array
-    log_probs: Float32Array
-    options: Int64Array
-    option_scores: Float32Array
+    picks: Table
+    candidates: Table
     loads: BytesArray = field(default_factory=lambda: pack_reports(()))
 
 
 # What the decision is of a result; the rest is the expert's.
-DECIDED = tuple(name for name in StepResult.__slots__ if name != "loads")
+DECIDED = tuple(one.name for one in fields(StepResult) if one.name != "loads")
 
 
-def reading(rows: Int32Array, reader: Reads) -> npt.NDArray[np.bool_]:
-    """Which rows the given model runs: [R] booleans."""
-    return (rows[:, Row.READS] & reader) != 0
+def table(dtype: np.dtype[Any], rows: Iterable[Mapping[str, Any]]) -> Table:
+    """A table [n] from its rows, each with a value for every column.
+
+    Raises:
+        KeyError: a row has none for a column.
+    """
+    names = dtype.names or ()
+    return np.array([tuple(row[name] for name in names) for row in rows], dtype)
 
 
-def emitting(rows: Int32Array) -> npt.NDArray[np.bool_]:
-    """Which rows pick a token: [R] booleans."""
-    return rows[:, Row.EMITS] != 0
+def to_tensors(contract: Step | StepResult) -> dict[str, npt.NDArray[Any]]:
+    """What tritonserver carries: a table as its bytes, [n, bytes of a row]."""
+    parts = {one.name: getattr(contract, one.name) for one in fields(contract)}
+    return {name: _to_bytes(part) if name in _TABLES else part for name, part in parts.items()}
+
+
+def step_of(tensors: Mapping[str, npt.NDArray[Any]]) -> Step:
+    """The step from what tritonserver carried; a part that a model is not given is empty."""
+    return Step(**_values(Step, tensors))
+
+
+def result_of(tensors: Mapping[str, npt.NDArray[Any]]) -> StepResult:
+    """The result from what tritonserver carried."""
+    return StepResult(**_values(StepResult, tensors))
+
+
+def _values(
+    contract: type[Step | StepResult], tensors: Mapping[str, npt.NDArray[Any]]
+) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for one in fields(contract):
+        dtype, tensor = _TABLES.get(one.name), tensors.get(one.name)
+        if tensor is None:
+            values[one.name] = np.empty(0, dtype or np.int64)
+        else:
+            values[one.name] = _from_bytes(tensor, dtype) if dtype else tensor
+    return values
+
+
+def _to_bytes(rows: Table) -> npt.NDArray[np.uint8]:
+    return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), rows.dtype.itemsize)
+
+
+def _from_bytes(tensor: npt.NDArray[Any], dtype: np.dtype[Any]) -> Table:
+    return np.ascontiguousarray(tensor).reshape(-1).view(dtype)

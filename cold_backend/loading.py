@@ -8,7 +8,7 @@ from cold_backend.adapters.adapter import check_fit, load_adapter
 from cold_backend.adapters.loader import AdapterLoader
 from cold_backend.adapters.store import AdapterStore
 from cold_backend.config import Settings
-from cold_backend.contract import Reads
+from cold_backend.contract import Reader
 from cold_backend.decoding.execution import FusedExecution
 from cold_backend.errors import ConfigError
 from cold_backend.models.checkpoint import empty_model, load_config, load_model
@@ -34,7 +34,7 @@ def load_base_lm(settings: Settings) -> LanguageModel:
     Raises:
         ConfigError: the model cannot be used with these settings.
     """
-    return _load(settings, take_device(settings, 0, of=2), AdapterSet(), (Reads.BASE,))
+    return _load(settings, take_device(settings, 0, of=2), AdapterSet(), (Reader.BASE,))
 
 
 def load_adapter_lm(settings: Settings) -> LanguageModel:
@@ -44,7 +44,7 @@ def load_adapter_lm(settings: Settings) -> LanguageModel:
         ConfigError: the model or an adapter cannot be used with these settings.
     """
     device = take_device(settings, 1, of=2)
-    return _load(settings, device, _load_adapters(settings), (Reads.EXPERT,), load_store(settings))
+    return _load(settings, device, _load_adapters(settings), (Reader.EXPERT,), load_store(settings))
 
 
 def is_fused(settings: Settings) -> bool:
@@ -73,12 +73,12 @@ def load_fused(settings: Settings, store: AdapterStore | None = None) -> FusedEx
 
 
 def load_fused_lm(settings: Settings, store: AdapterStore | None = None) -> LanguageModel:
-    """What the fused execution runs: it reads expert and base, in this order.
+    """What the fused execution runs: the rows of expert and base.
 
     Raises:
         ConfigError: the model or an adapter cannot be used with these settings.
     """
-    readers = (Reads.EXPERT, Reads.BASE)
+    readers = (Reader.EXPERT, Reader.BASE)
     return _load(settings, take_device(settings, 0), _load_adapters(settings), readers, store)
 
 
@@ -148,7 +148,7 @@ def _load(
     settings: Settings,
     device: torch.device,
     adapters: AdapterSet,
-    readers: tuple[Reads, ...],
+    readers: tuple[Reader, ...],
     store: AdapterStore | None = None,
 ) -> LanguageModel:
     config = load_config(settings.base_model)

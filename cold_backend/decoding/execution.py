@@ -1,4 +1,4 @@
-"""The fused execution: a step's expert and base rows in one forward, and the choice after it."""
+"""The fused execution: the rows of expert and base in one forward, and the choices after it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class FusedExecution:
     """Executes steps in this process; keeps the step contract.
 
     Args:
-        model: reads expert and base, in this order.
+        model: runs the rows of both readers.
         ops: the kernels.
     """
 
@@ -23,11 +23,11 @@ class FusedExecution:
         self._ops = ops
 
     def execute(self, step: Step) -> StepResult:
-        """Feeds the step's tokens and picks a token for each emitting row.
+        """Feeds the step's tokens and picks a token for each choice.
 
         Mutates: the KV cache. Logits stay on the device; what was picked leaves it.
         """
         loads = self._model.load_adapters(step.adapters, alone=not len(step.rows))
         self._model.copy_slots(step.copies)
-        expert, base = self._model.forward(step.tokens, step.rows)
-        return replace(decode(self._ops, step, expert, base), loads=loads)
+        logits = self._model.forward(step.tokens, step.rows)
+        return replace(decode(self._ops, step, logits), loads=loads)

@@ -1,4 +1,4 @@
-"""Rows that take a given token, and how probable their decoding finds it.
+"""How probable a decoding finds a token that it was made to take.
 
 Under contrast that is the expert's probability, with the mass of the valid set shared out anew:
 
@@ -12,63 +12,58 @@ where contrast alone would say minus infinity, what the expert gives it.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cold_backend.contract import Draw, LogProb, Pick, Shape, Step, StepResult
-from cold_kernels import Mode
-from cold_kernels.reference import contrast_scores
+from cold_backend.contract import Float32Array, Int64Array, Table
+from cold_backend.decoding.logits import NEVER, Logits, log_probs_of
+from cold_kernels import Mode, Ops
 
 
-def take_given(step: Step, result: StepResult) -> None:
-    """Replaces what rows have picked by what they were given; its log-probabilities are not known.
+def take_forced(choices: Table, tokens: Int64Array) -> Int64Array:
+    """The tokens [E] of the choices, where one was forced that one.
 
-    A row whose logits are not finite stays as it is.
-
-    Mutates: result.
+    A choice whose logits are not finite stays as it is.
     """
-    for row in _given_rows(step, result):
-        result.picks[row, Pick.TOKEN] = step.draws[row, Draw.GIVEN]
-        result.log_probs[row] = np.nan
+    forced = choices["forced"]
+    taken: Int64Array = np.where((forced >= 0) & (tokens >= 0), forced, tokens)
+    return taken
 
 
-def score_given(step: Step, expert: Tensor, base: Tensor, result: StepResult) -> None:
-    """Fills in `LogProb.DECODING` of the rows that have taken a given token.
+def forced_log_probs(
+    ops: Ops,
+    choices: Table,
+    logits: Logits,
+    tokens: Int64Array,
+    expert: Float32Array,
+    base: Float32Array,
+) -> Float32Array:
+    """Log-probabilities [E] of forced tokens under their decodings; NaN for others.
 
     Args:
-        step: the step that gave the logits.
-        expert: [E, V] logits of the emitting rows.
-        base: [E, V] likewise.
-        result: with the readers' own log-probabilities.
-
-    Mutates: result.
+        ops: the kernels.
+        choices: of the step.
+        logits: of the choices.
+        tokens: [E] taken.
+        expert: [E] the expert's own log-probability of each.
+        base: [E] likewise the base's.
     """
-    for row in _given_rows(step, result):
-        mode = Mode(step.draws[row, Draw.MODE])
-        log_prob = result.log_probs[row, LogProb.BASE if mode is Mode.BASE else LogProb.EXPERT]
-        if mode is Mode.COLD:
-            alpha, beta = step.shapes[row, [Shape.ALPHA, Shape.BETA]].tolist()
-            e, a = expert[row].float(), base[row].float()  # [V]
-            contrasted = _contrasted(e, a, int(step.draws[row, Draw.GIVEN]), alpha, beta)
-            log_prob = log_prob if contrasted is None else contrasted
-        result.log_probs[row, LogProb.DECODING] = log_prob
+    is_forced = (choices["forced"] >= 0) & (tokens >= 0)
+    own = np.where(choices["mode"] == Mode.BASE, base, expert)
+    found = np.where(is_forced, own, np.float32(np.nan))
+    contrasted = np.flatnonzero(is_forced & (choices["mode"] == Mode.COLD))
+    if len(contrasted):
+        of = logits.take(contrasted)
+        taken = torch.from_numpy(tokens[contrasted]).to(of.expert.device)
+        found[contrasted] = _contrasted(ops, of, taken[:, None]).cpu().numpy()
+    return found
 
 
-def _given_rows(step: Step, result: StepResult) -> npt.NDArray[np.int64]:
-    return np.flatnonzero((step.draws[:, Draw.GIVEN] >= 0) & (result.picks[:, Pick.TOKEN] >= 0))
-
-
-def _contrasted(
-    expert: Tensor, base: Tensor, token: int, alpha: float, beta: float
-) -> float | None:
-    """Log-probability under contrast of logits [V]; None if the token is not valid."""
-    mode, alphas, betas = (
-        torch.tensor([x], device=expert.device) for x in (Mode.COLD, alpha, beta)
-    )
-    scores = contrast_scores(expert[None], base[None], mode, alphas, betas)[0]
-    valid = scores > -torch.inf
-    if not valid[token]:
-        return None
-    mass = expert[valid].logsumexp(0) - expert.logsumexp(0)
-    return float(mass + scores[token] - scores[valid].logsumexp(0))
+def _contrasted(ops: Ops, of: Logits, tokens: Tensor) -> Tensor:
+    """Log-probabilities [n] under contrast of tokens [n, 1]."""
+    scores = ops.contrast_scores(of.expert, of.base, mode=of.mode, alpha=of.alpha, beta=of.beta)
+    valid = scores > NEVER  # [n, V]
+    expert = of.expert.float()
+    mass = expert.masked_fill(~valid, NEVER).logsumexp(1) - expert.logsumexp(1)
+    contrast = mass + log_probs_of(scores, tokens)[:, 0]
+    return torch.where(valid.gather(1, tokens)[:, 0], contrast, log_probs_of(expert, tokens)[:, 0])

@@ -47,8 +47,8 @@ class AdapterSlots:
         index = self._index(adapter)
         return index is not None and index not in self._loading
 
-    def has(self, index: int) -> bool:
-        """Whether the models have what an index stands for."""
+    def has(self, index: int | None) -> bool:
+        """Whether the models have what an index stands for; None is the base model alone."""
         return index not in self._loading
 
     def prepare(self, wanted: Iterable[ServedAdapter]) -> None:
@@ -67,19 +67,19 @@ class AdapterSlots:
                     return
                 self._put(index, adapter)
 
-    def take(self, adapter: ServedAdapter) -> int:
-        """The index of an adapter that is ready, until `give_back`; -1 for the base model alone."""
+    def take(self, adapter: ServedAdapter) -> int | None:
+        """The index of an adapter that is ready, until `give_back`; None for the base alone."""
         if not adapter.path:
-            return self._fixed[adapter.name] if adapter.name else -1
+            return self._fixed[adapter.name] if adapter.name else None
         index = self._index(adapter)
         if index is None or index in self._loading:
             raise ValueError(f"adapter {adapter.name} is not ready")
         self._users[index] += 1
         return index
 
-    def give_back(self, index: int) -> None:
+    def give_back(self, index: int | None) -> None:
         """Says that a sequence is done with an index."""
-        if index in self._users:
+        if index is not None and index in self._users:
             self._users[index] -= 1
             self._held[index] = self._held.pop(index)
             if not self._users[index] and self._is_outdated(index):

@@ -9,15 +9,17 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from cold_backend.adapters.served import ServedAdapter, load_error
+from cold_backend.config import Settings
 from cold_backend.contract import AdapterReport, Step, StepResult
+from cold_backend.engine.adapter_slots import AdapterSlots
 from cold_backend.engine.admission import Admission
 from cold_backend.engine.lobby import Lobby
 from cold_backend.engine.scheduler import Chunk, Scheduler
 from cold_backend.engine.step_runner import Done, Picked, StepRunner
 from cold_backend.engine.waiting import Waiter
 from cold_backend.errors import ColdError, DeadlineError, ShuttingDownError, StepError
-from cold_backend.requests.sequence import FinishReason, Sequence
-from cold_backend.requests.token import Token
+from cold_backend.requests.answer import FinishReason
+from cold_backend.requests.sequence import Sequence
 from cold_backend.telemetry.telemetry import Load, Telemetry
 
 _log = logging.getLogger(__name__)
@@ -34,8 +36,7 @@ class Engine:
     called from any thread; those that read how far sequences are may see what was one step ago.
 
     Args:
-        execute: does one decoding step, in place of which anything may stand that keeps the
-            step contract.
+        execute: does one decoding step: any callable that keeps the step contract.
         scheduler: slots and chunks.
         admission: what may wait for a slot.
         telemetry: is told what happens.
@@ -57,6 +58,16 @@ class Engine:
         self._changed = threading.Condition()
         self._draining = self._closing = False
         self._next_check_s = 0.0
+
+    @classmethod
+    def of(
+        cls, settings: Settings, execute: Callable[[Step], StepResult], telemetry: Telemetry
+    ) -> Engine:
+        """With the slots, adapters and limits of the settings."""
+        adapters = AdapterSlots(settings.adapter_names, settings.adapter_room)
+        scheduler = Scheduler(settings.max_sequences, settings.max_step_tokens, adapters)
+        admission = Admission(settings.max_queue, settings.max_wait_s)
+        return cls(execute, scheduler, admission, telemetry)
 
     def announce(self, waiter: Waiter) -> None:
         """Keeps a place for a sequence that is not complete yet: `enter` or `withdraw` must follow.
@@ -135,7 +146,7 @@ class Engine:
         return Load(
             running=len(running),
             waiting=waiting,
-            cached_tokens=sum(row.fed for s in running for row in s.rows),
+            cached_tokens=sum(one.fed for s in running for one in s.hypotheses),
             adapters=len(self._scheduler.adapters),
         )
 
@@ -167,12 +178,12 @@ class Engine:
     def _advance(self, chunks: list[Chunk], begun_s: float) -> None:
         """Executes a step; requests that make it fail end, and only they."""
         planned_s = time.monotonic()
-        fed = sum(chunk.length for chunk in chunks if not chunk.sequence.output_length)
+        fed = sum(chunk.length for chunk in chunks if not chunk.hypothesis.output_length)
         outcome = self._runner.run(chunks)
         executed_s = time.monotonic()
         self._settle(outcome.reports)
         for sequence in outcome.failed:
-            if sequence.slot >= 0:
+            if sequence.is_running:
                 self._fail(sequence, StepError(_FAILED))
         for done in outcome.done:
             self._deliver(done, executed_s)
@@ -216,33 +227,29 @@ class Engine:
         for picked in everything:
             sequence = picked.sequence
             try:
-                if sequence.slot >= 0:  # else its adapter has failed
+                if sequence.is_running:  # else its adapter has failed
                     self._deliver_to(sequence, picked, now_s)
             except Exception:
                 # One answer that cannot be made into text must not take the others along.
                 _log.exception("a token could not be delivered")
-                if sequence.slot >= 0:
+                if sequence.is_running:
                     self._fail(sequence, StepError(_FAILED))
 
     def _deliver_to(self, sequence: Sequence, picked: Picked, now_s: float) -> None:
-        if not picked.is_finite:
+        tokens = picked.finite
+        if tokens is None:
             name = sequence.request.adapter
             whose = f"the model's logits with adapter {name}" if name else "the model's logits"
             self._fail(sequence, StepError(f"{whose} were not finite"))
             return
-        tokens = picked.tokens
         if sequence.search:
             tokens = sequence.advance(sequence.search, picked.continuations, now_s)
         reason = None
         for token in tokens:
-            reason = self._accept(sequence, token, now_s)
+            reason = sequence.accept(token, now_s)
+            self._telemetry.picked(sequence, token)
         if reason is not None or not sequence.search:
             self._send(sequence, reason)
-
-    def _accept(self, sequence: Sequence, token: Token, now_s: float) -> FinishReason | None:
-        reason = sequence.accept(token, now_s)
-        self._telemetry.picked(sequence, token)
-        return reason
 
     def _send(self, sequence: Sequence, reason: FinishReason | None) -> None:
         if reason is not None:
@@ -265,7 +272,7 @@ class Engine:
         """Takes a sequence out of wherever it is, before its last response."""
         now_s = time.monotonic()
         with self._changed:
-            if sequence.slot < 0:
+            if not sequence.is_running:
                 self._waiting.remove(sequence)
             else:
                 answered = end in (FinishReason.STOP, FinishReason.LENGTH)

@@ -72,10 +72,11 @@ class Lobby:
         """Takes the slots of a sequence back, which was `answered` if it came to its end."""
         self._scheduler.release(sequence)
         self._admission.slot_released(now_s, waiting=bool(self.queue))
-        if answered:
+        admitted_s, first_token_s = sequence.admitted_s, sequence.first_token_s
+        if answered and admitted_s is not None and first_token_s is not None:
             self._admission.answered(
-                sequence.first_token_s - sequence.admitted_s,
-                now_s - sequence.first_token_s,
+                first_token_s - admitted_s,
+                now_s - first_token_s,
                 sequence.output_length,
                 sequence.request.max_tokens,
             )

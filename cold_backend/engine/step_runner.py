@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cold_backend.contract import AdapterReport, Step, StepResult, unpack_reports
-from cold_backend.engine.scheduler import Chunk, Scheduler, build_step
+from cold_backend.engine.scheduler import Chunk, Scheduler
+from cold_backend.engine.step_builder import build_step
 from cold_backend.errors import StepError
 from cold_backend.requests.sequence import Sequence
 from cold_backend.requests.token import Continuation, Token, continuations, picked_tokens
@@ -28,19 +29,20 @@ class Picked:
 
     Attributes:
         sequence: of the request.
-        tokens: one, or one for each of its beams.
+        tokens: one, or one for each of its beams; None where the model's logits were not finite.
         continuations: of each of its beams; empty if it has none.
     """
 
     sequence: Sequence
-    tokens: list[Token]
+    tokens: list[Token | None]
     continuations: list[list[Continuation]]
 
     @property
-    def is_finite(self) -> bool:
-        """Whether the model's logits were numbers."""
+    def finite(self) -> list[Token] | None:
+        """The tokens, if the model's logits were numbers for all of them."""
         has_all = all(self.continuations) or not self.sequence.search
-        return has_all and all(token.id >= 0 for token in self.tokens)
+        tokens = [token for token in self.tokens if token is not None]
+        return tokens if has_all and len(tokens) == len(self.tokens) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,27 +51,27 @@ class Done:
 
     Attributes:
         chunks: in the step's order.
-        tokens: of each chunk that emits.
+        tokens: of each chunk that emits; None where the model's logits were not finite.
         continuations: by the place in `tokens`, of those that are beams.
     """
 
     chunks: list[Chunk]
-    tokens: list[Token]
+    tokens: list[Token | None]
     continuations: dict[int, list[Continuation]]
 
     def take(self) -> list[Picked]:
         """What was picked, request by request.
 
-        Mutates: the sequences, whose tokens have been fed.
+        Mutates: the hypotheses, whose tokens have been fed.
         """
-        emitting = [chunk.sequence for chunk in self.chunks if chunk.emits]
+        choosing = [chunk.sequence for chunk in self.chunks if chunk.emits]
         for chunk in self.chunks:
-            chunk.sequence.fed += chunk.length
+            chunk.hypothesis.feed(chunk.length)
         picked: dict[Sequence, Picked] = {}
-        for row, sequence in enumerate(emitting):
-            one = picked.setdefault(sequence.owner, Picked(sequence.owner, [], []))
-            one.tokens.append(self.tokens[row])
-            one.continuations.append(self.continuations.get(row, []))
+        for place, sequence in enumerate(choosing):
+            one = picked.setdefault(sequence, Picked(sequence, [], []))
+            one.tokens.append(self.tokens[place])
+            one.continuations.append(self.continuations.get(place, []))
         return [*picked.values()]
 
 
@@ -120,7 +122,7 @@ class StepRunner:
         self._reports = []
         done: list[Done] = []
         failed: list[Sequence] = []
-        owners = [*dict.fromkeys(chunk.sequence.owner for chunk in chunks)]
+        owners = [*dict.fromkeys(chunk.sequence for chunk in chunks)]
         parts = [owners]
         tries = 1 + _TRIES * len(owners).bit_length()
         while parts:
@@ -144,11 +146,11 @@ class StepRunner:
             changes = self._adapters.take_changes()
             step = build_step(chunks, changes)
             executing_s = time.monotonic()
-            with self._telemetry.executing([chunk.sequence.owner for chunk in chunks], step):
+            with self._telemetry.executing([chunk.sequence for chunk in chunks], step):
                 result = self._execute(step)
             done = Done(chunks, picked_tokens(result), continuations(result))
-            if len(done.tokens) != len(step.draws):
-                raise StepError(f"{len(done.tokens)} tokens for {len(step.draws)} rows")
+            if len(done.tokens) != len(step.choices):
+                raise StepError(f"{len(done.tokens)} tokens for {len(step.choices)} choices")
         except Exception:
             # Whatever went wrong below, requests must end and the loop must go on.
             _log.exception("a decoding step failed")
@@ -163,4 +165,4 @@ class StepRunner:
 
 def _of(chunks: list[Chunk], owners: list[Sequence]) -> list[Chunk]:
     members = set(owners)
-    return [chunk for chunk in chunks if chunk.sequence.owner in members]
+    return [chunk for chunk in chunks if chunk.sequence in members]

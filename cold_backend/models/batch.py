@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cold_backend.contract import Int32Array, Int64Array, Row, emitting
+from cold_backend.contract import Int64Array, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +33,21 @@ class Batch:
     spans: Tensor
 
     @classmethod
-    def of(cls, tokens: Int64Array, rows: Int32Array, device: torch.device) -> Batch:
-        """From a step's tokens [T] and rows [R, len(Row)]."""
+    def of(cls, tokens: Int64Array, rows: Table, device: torch.device) -> Batch:
+        """From a step's tokens [T] and rows [R] of ROW."""
 
         def tensor(array: npt.NDArray[Any]) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+            return torch.from_numpy(array).to(device)
 
-        lengths = rows[:, Row.LENGTH]
+        lengths = rows["length"]
         ends = np.cumsum(lengths, dtype=np.int64)
         # Token t of all is at position t - (tokens before its row) + (tokens in its slot).
-        shifts = rows[:, Row.START] - (ends - lengths)
-        spans = np.ascontiguousarray(rows[:, [Row.SLOT, Row.START, Row.LENGTH]])
+        shifts = rows["start"] - (ends - lengths)
+        spans = np.stack((rows["slot"], rows["start"], lengths), axis=1)
         return cls(
             tokens=tensor(tokens),
             positions=tensor(np.arange(len(tokens)) + np.repeat(shifts, lengths)),
-            adapters=tensor(np.repeat(rows[:, Row.ADAPTER], lengths)),
-            last=tensor(ends[emitting(rows)] - 1),
+            adapters=tensor(np.repeat(rows["adapter"], lengths)),
+            last=tensor(ends[rows["emits"] != 0] - 1),
             spans=torch.from_numpy(spans),
         )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cold_backend.adapters.adapter import Adapter
-from cold_backend.contract import Row
+from cold_backend.contract import NONE, ROW, Table
 from cold_backend.errors import ConfigError
 from cold_backend.models.batch import Batch
 from cold_backend.models.kv_cache import KVCache
@@ -105,7 +105,7 @@ class Comparison:
         cache = KVCache(2, len(self._texts[0]))
         errors: dict[_Piece, float] = {}
         for pieces in _schedule(*(len(text) for text in self._texts)):
-            rows = np.array([_row(piece, trial.index) for piece in pieces], np.int32)
+            rows = _rows(pieces, trial.index)
             tokens = np.concatenate([self._texts[p.text][p.start : p.end] for p in pieces])
             packed = network.forward(Batch.of(tokens, rows, network.device), cache)
             for piece, logits in zip(pieces, packed, strict=True):
@@ -194,12 +194,11 @@ def _put(network: Network, index: int, adapter: Adapter) -> None:
         pass
 
 
-def _row(piece: _Piece, adapter: int) -> list[int]:
-    values = {
-        Row.SLOT: piece.slot,
-        Row.START: piece.start,
-        Row.LENGTH: piece.end - piece.start,
-        Row.ADAPTER: adapter if piece.text else -1,
-        Row.EMITS: 1,
-    }
-    return [values.get(column, 0) for column in Row]
+def _rows(pieces: list[_Piece], adapter: int) -> Table:
+    rows = np.zeros(len(pieces), ROW)
+    rows["slot"] = [piece.slot for piece in pieces]
+    rows["start"] = [piece.start for piece in pieces]
+    rows["length"] = [piece.end - piece.start for piece in pieces]
+    rows["adapter"] = [adapter if piece.text else NONE for piece in pieces]
+    rows["strength"], rows["emits"] = 1, 1
+    return rows

@@ -12,22 +12,19 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from cold_backend.adapters.adapter import Adapter
 from cold_backend.adapters.store import AdapterStore
 from cold_backend.contract import (
+    NONE,
+    ROW,
     BytesArray,
-    Copy,
-    Int32Array,
     Int64Array,
-    Reads,
-    Row,
-    emitting,
+    Reader,
+    Table,
     pack_reports,
-    reading,
     unpack_changes,
 )
 from cold_backend.models.adapter_loads import AdapterLoads
@@ -66,23 +63,23 @@ class Network(Protocol):
 
 
 class LanguageModel:
-    """A network, the KV cache of its sequences, and the readers that it runs rows for.
+    """A network, the KV cache of its contexts, and the readers whose rows it runs.
 
-    With several readers, a row goes through the same forward once for each that it has, in a slot
-    of its own: expert and base rows share every read of the weights.
+    With several readers, the rows of all of them are one forward: expert and base share every read
+    of the weights. Each reader has slots of its own.
 
     Args:
         network: the base model, with adapters or without.
-        readers: which rows of a step this model runs; the base's have no adapter.
-        slots: sequences that the KV cache holds, of each reader.
-        context: tokens per sequence.
+        readers: whose rows of a step this model runs.
+        slots: contexts that the KV cache holds, of each reader.
+        context: tokens of one.
         store: has adapters that are put in while the model runs; None if none are.
     """
 
     def __init__(
         self,
         network: Network,
-        readers: tuple[Reads, ...],
+        readers: tuple[Reader, ...],
         *,
         slots: int,
         context: int,
@@ -92,10 +89,9 @@ class LanguageModel:
         self._store = store
         self._loads = AdapterLoads(network.put_adapter, store)
         self._stepped_s = time.monotonic()
-        self._readers = readers
-        self._slots = slots
+        self._first_slots = {reader: place * slots for place, reader in enumerate(readers)}
         self.cache = KVCache(slots * len(readers), context)
-        self._warm_up()
+        self._warm_up(readers[0])
 
     @torch.inference_mode()
     def load_adapters(self, changes: BytesArray, *, alone: bool = False) -> BytesArray:
@@ -124,59 +120,43 @@ class LanguageModel:
         return pack_reports(reports)
 
     @torch.inference_mode()
-    def copy_slots(self, copies: Int32Array) -> None:
-        """Copies what `Step.copies` names, for the readers that this model runs.
+    def copy_slots(self, copies: Table) -> None:
+        """Copies what `Step.copies` names, for the readers whose rows this model runs.
 
         Mutates: the KV cache.
         """
-        for place, reader in enumerate(self._readers):
-            shift = place * self._slots
-            for copy in copies[(copies[:, Copy.READS] & reader) != 0].tolist():
-                source, target = copy[Copy.FROM] + shift, copy[Copy.TO] + shift
-                self.cache.copy(source, target, copy[Copy.START], copy[Copy.END])
+        for copy in copies:
+            first = self._first_slots.get(copy["reader"])
+            if first is not None:
+                source, target = int(copy["source"]) + first, int(copy["target"]) + first
+                self.cache.copy(source, target, int(copy["start"]), int(copy["end"]))
 
     @torch.inference_mode()
-    def forward(self, tokens: Int64Array, rows: Int32Array) -> tuple[Tensor, ...]:
-        """Runs the rows that this model reads.
+    def forward(self, tokens: Int64Array, rows: Table) -> Tensor:
+        """Runs the rows of this model's readers.
 
         Args:
             tokens: [T], as in `Step`.
-            rows: [R, len(Row)], as in `Step`.
+            rows: [R] of ROW, as in `Step`.
 
         Returns:
-            For each reader [E', V] logits after the last token of each row that emits and has it.
+            [E', V] logits after the last token of each of these rows that emits, in their order.
 
         Mutates: the KV cache.
         """
-        of_readers = [self._rows_of(place, rows) for place in range(len(self._readers))]
-        lengths = rows[:, Row.LENGTH]
-        batch = Batch.of(
-            np.concatenate([tokens[np.repeat(mine, lengths)] for mine, _ in of_readers]),
-            np.concatenate([theirs for _, theirs in of_readers]),
-            self._network.device,
-        )
-        if len(batch.tokens):
-            logits = self._network.forward(batch, self.cache)
-        else:
-            logits = torch.empty((0, self._network.vocab_size))
-        return logits.split([int(emitting(theirs).sum()) for _, theirs in of_readers])
+        mine = np.isin(rows["reader"], [*self._first_slots])
+        if not mine.all():
+            tokens, rows = tokens[np.repeat(mine, rows["length"])], rows[mine]
+        if not len(tokens):
+            return torch.empty((0, self._network.vocab_size), device=self._network.device)
+        placed = rows.copy()
+        for reader, first in self._first_slots.items():
+            placed["slot"][rows["reader"] == reader] += first
+        return self._network.forward(Batch.of(tokens, placed, self._network.device), self.cache)
 
-    def _rows_of(self, place: int, rows: Int32Array) -> tuple[npt.NDArray[np.bool_], Int32Array]:
-        """Which rows the reader at a place has, [R] booleans, and they as its slots see them."""
-        reader = self._readers[place]
-        mine = reading(rows, reader)
-        theirs = rows[mine]
-        theirs[:, Row.SLOT] += place * self._slots
-        if reader is Reads.BASE:
-            theirs[:, Row.ADAPTER] = -1
-        return mine, theirs
-
-    def _warm_up(self) -> None:
+    def _warm_up(self, reader: Reader) -> None:
         """Runs one token, which takes the KV cache's memory."""
-        row = dict.fromkeys(Row, 0) | {
-            Row.LENGTH: 1,
-            Row.ADAPTER: -1,
-            Row.READS: int(self._readers[0]),
-        }
-        self.forward(np.zeros(1, np.int64), np.array([[row[column] for column in Row]], np.int32))
+        row = np.zeros(1, ROW)
+        row["reader"], row["length"], row["adapter"] = reader, 1, NONE
+        self.forward(np.zeros(1, np.int64), row)
         _log.info("%s: %d MB of KV cache", type(self._network).__name__, self.cache.bytes // 10**6)

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from cold_backend.adapters.adapter import Adapter
-from cold_backend.contract import Row
+from cold_backend.contract import NONE, ROW
 from cold_backend.models.attention import PackedBatch, PackedState, packed_rows, running
 from cold_backend.models.batch import Batch
 from cold_backend.models.kv_cache import KVCache
@@ -66,9 +66,8 @@ def try_architecture(model: nn.Module) -> None:
     Raises:
         UnsupportedError: the code asks for what is not done here.
     """
-    rows = np.zeros((2, len(Row)), np.int32)
-    rows[:, Row.SLOT], rows[:, Row.LENGTH], rows[:, Row.EMITS] = (0, 1), (2, 1), 1
-    rows[:, Row.ADAPTER] = -1
+    rows = np.zeros(2, ROW)
+    rows["slot"], rows["length"], rows["emits"], rows["adapter"] = (0, 1), (2, 1), 1, NONE
     try:
         network = PackedTransformer(model.to("meta"), None)
         network.forward(Batch.of(np.ones(3, np.int64), rows, network.device), KVCache(2, 16))

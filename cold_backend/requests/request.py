@@ -39,6 +39,7 @@ class GenerationRequest:
     Attributes:
         prompt: token ids.
         adapter: name, empty with `decoding` base.
+        lora_scale: strength of the adapter; at 0 it is the base.
         beam: how to search with beams; None with other decodings.
         continuation: token ids that the answer has to be; empty if it is free.
         bad_words: token sequences that must not come up.
@@ -49,6 +50,7 @@ class GenerationRequest:
 
     prompt: tuple[int, ...]
     adapter: str
+    lora_scale: float
     decoding: str
     sampling: Sampling
     beam: BeamSettings | None
@@ -209,6 +211,7 @@ class RequestParser:
         return GenerationRequest(
             prompt=prompt,
             adapter=self._adapter(inputs, sampling.mode),
+            lora_scale=read_number(inputs, "lora_scale", 1, 0, 8),
             decoding=decoding,
             sampling=sampling,
             beam=beam,

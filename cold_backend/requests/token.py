@@ -1,11 +1,11 @@
-"""What a step found, as objects: the token of each row, and the continuations of each beam."""
+"""What a step found, as objects: the token of each choice, and the continuations of each beam."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from cold_backend.contract import LogProb, Option, OptionScore, Pick, StepResult
+from cold_backend.contract import PICK, StepResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,19 +13,19 @@ class Token:
     """A picked token and what the step found out about it.
 
     Attributes:
-        expert_log_prob: natural logarithm, NaN where the expert did not run.
+        expert_log_prob: natural logarithm; None where the expert was not read.
         base_log_prob: likewise for the base.
-        expert_token: the expert's own best, -1 where it did not run.
+        expert_token: the expert's own best; None where it was not read.
         valid_count: size of the valid set.
-        decoding_log_prob: of a given token under its decoding, see `decoding.forced`; or NaN.
+        decoding_log_prob: of a forced token under its decoding, see `decoding.forced`.
     """
 
     id: int
-    expert_log_prob: float
-    base_log_prob: float
-    expert_token: int
+    expert_log_prob: float | None
+    base_log_prob: float | None
+    expert_token: int | None
     valid_count: int
-    decoding_log_prob: float = math.nan
+    decoding_log_prob: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,35 +36,37 @@ class Continuation:
     log_prob: float
 
 
-def picked_tokens(result: StepResult) -> list[Token]:
-    """The token of each emitting row, in row order."""
-    picks, log_probs = result.picks.tolist(), result.log_probs.tolist()
+def picked_tokens(result: StepResult) -> list[Token | None]:
+    """The token of each choice, in order; None where the model's logits were not finite."""
+    columns = (result.picks[name].tolist() for name in PICK.names or ())
     return [
-        Token(
-            id=pick[Pick.TOKEN],
-            expert_log_prob=log_prob[LogProb.EXPERT],
-            base_log_prob=log_prob[LogProb.BASE],
-            expert_token=pick[Pick.EXPERT_TOKEN],
-            valid_count=pick[Pick.VALID_COUNT],
-            decoding_log_prob=log_prob[LogProb.DECODING],
-        )
-        for pick, log_prob in zip(picks, log_probs, strict=True)
+        Token(token, _known(expert), _known(base), _index(best), valid, _known(decoding))
+        if token >= 0
+        else None
+        for token, best, valid, expert, base, decoding in zip(*columns, strict=True)
     ]
 
 
 def continuations(result: StepResult) -> dict[int, list[Continuation]]:
-    """By emitting row, best first; rows that are no beams have none."""
-    by_row: dict[int, list[Continuation]] = {}
-    options, scores = result.options.tolist(), result.option_scores.tolist()
-    for option, score in zip(options, scores, strict=True):
-        row = option[Option.ROW]
-        pick = result.picks[row]
+    """By choice, best first; choices that are no beam's have none."""
+    by_choice: dict[int, list[Continuation]] = {}
+    for found in result.candidates:
+        choice = int(found["choice"])
+        pick = result.picks[choice]
         token = Token(
-            id=option[Option.TOKEN],
-            expert_log_prob=score[OptionScore.EXPERT],
-            base_log_prob=score[OptionScore.BASE],
-            expert_token=int(pick[Pick.EXPERT_TOKEN]),
-            valid_count=int(pick[Pick.VALID_COUNT]),
+            id=int(found["token"]),
+            expert_log_prob=_known(float(found["expert_log_prob"])),
+            base_log_prob=_known(float(found["base_log_prob"])),
+            expert_token=_index(int(pick["expert_token"])),
+            valid_count=int(pick["valid_count"]),
         )
-        by_row.setdefault(row, []).append(Continuation(token, score[OptionScore.RANKED]))
-    return by_row
+        by_choice.setdefault(choice, []).append(Continuation(token, float(found["log_prob"])))
+    return by_choice
+
+
+def _known(log_prob: float) -> float | None:
+    return None if math.isnan(log_prob) else log_prob
+
+
+def _index(token: int) -> int | None:
+    return None if token < 0 else token

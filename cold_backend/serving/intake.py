@@ -20,9 +20,10 @@ from cold_backend.errors import (
     RequestCancelledError,
     ShuttingDownError,
 )
+from cold_backend.requests.answer import Sink
 from cold_backend.requests.fields import Inputs
 from cold_backend.requests.request import Draft, GenerationRequest, RequestParser
-from cold_backend.requests.sequence import Sequence, Sink, TraceHeaders
+from cold_backend.requests.sequence import Sequence, TraceHeaders
 from cold_backend.serving.workers import Workers
 from cold_backend.telemetry.telemetry import Telemetry
 from cold_backend.text.tokenizer import Tokenizer

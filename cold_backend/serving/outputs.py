@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cold_backend.requests.answer import Piece
 from cold_backend.requests.request import GenerationRequest
-from cold_backend.requests.sequence import Piece
 from cold_backend.requests.token import Token
 from cold_backend.text.tokenizer import Tokenizer
 
@@ -43,8 +43,8 @@ def outputs_of(piece: Piece, request: GenerationRequest, tokenizer: Tokenizer) -
 def _contrast(tokens: tuple[Token, ...], tokenizer: Tokenizer) -> Arrays:
     changed = [token.id != token.expert_token for token in tokens]
     texts = [
-        tokenizer.decode([token.expert_token]) if differs else ""
-        for token, differs in zip(tokens, changed, strict=True)
+        "" if (best := token.expert_token) in (None, token.id) else tokenizer.decode([best])
+        for token in tokens
     ]
     return {
         "contrast_expert_log_probs": np.array([t.expert_log_prob for t in tokens], np.float32),

@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from cold_backend.contract import STEP_MODEL, Step, StepResult
+from cold_backend.contract import STEP_MODEL, Step, StepResult, result_of, to_tensors
 from cold_backend.errors import ColdError, ErrorCode, StepError
+from cold_backend.requests.answer import Piece
 from cold_backend.requests.request import GenerationRequest
-from cold_backend.requests.sequence import Piece
 from cold_backend.serving.cancellation import Cancellation
 from cold_backend.serving.intake import Intake, told
 from cold_backend.serving.outbox import Outbox
@@ -74,12 +73,6 @@ def answer(model: str, requests: Iterable[Any], compute: Callable[[Arrays], Arra
     return [_answer(model, request, compute) for request in requests]
 
 
-def read_step(arrays: Arrays) -> Step:
-    """A step from the tensors of the step contract; a part that the model lacks is empty."""
-    nothing: Any = np.empty(0)
-    return Step(**{name: arrays.get(name, nothing) for name in Step.__slots__})
-
-
 def execute_step(step: Step) -> StepResult:
     """Has the `cold_step` model execute a step.
 
@@ -89,14 +82,13 @@ def execute_step(step: Step) -> StepResult:
     request = pb_utils.InferenceRequest(
         model_name=STEP_MODEL,
         requested_output_names=list(StepResult.__slots__),
-        inputs=[pb_utils.Tensor(name, getattr(step, name)) for name in Step.__slots__],
+        inputs=[pb_utils.Tensor(name, array) for name, array in to_tensors(step).items()],
         parameters=current_headers(),  # an ensemble passes them on to its models
     )
     response = request.exec()
     if response.has_error():
         raise StepError(response.error().message())
-    outputs = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
-    return StepResult(**outputs)
+    return result_of({tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()})
 
 
 class Publisher:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from dataclasses import dataclass
 from cold_backend.config import Settings
 from cold_backend.contract import AdapterChange, Step
 from cold_backend.errors import ColdError, ErrorCode
-from cold_backend.requests.sequence import FinishReason, Sequence, TraceHeaders
+from cold_backend.requests.answer import FinishReason
+from cold_backend.requests.sequence import Sequence, TraceHeaders
 from cold_backend.requests.token import Token
 from cold_backend.telemetry import metrics as m
 from cold_backend.telemetry.logs import dropped_lines
@@ -82,15 +82,18 @@ class Telemetry:
     def admitted(self, sequence: Sequence) -> None:
         """A sequence got its slot."""
         self._spans.admitted(sequence)
-        self.metrics.observe(m.QUEUE, sequence.admitted_s - sequence.accepted_s)
+        waited_s = _since(sequence, sequence.admitted_s)
+        if waited_s is not None:
+            self.metrics.observe(m.QUEUE, waited_s)
         self.metrics.add(m.PROMPT_TOKENS, self._label(sequence), value=len(sequence.request.prompt))
 
     def picked(self, sequence: Sequence, token: Token) -> None:
         """A step picked a token."""
         adapter = self._label(sequence)
         self.metrics.add(m.OUTPUT_TOKENS, adapter)
-        if sequence.output_length == 1:
-            self.metrics.observe(m.TTFT, sequence.first_token_s - sequence.accepted_s)
+        ttft_s = _since(sequence, sequence.first_token_s)
+        if sequence.output_length == 1 and ttft_s is not None:
+            self.metrics.observe(m.TTFT, ttft_s)
         if sequence.request.sampling.mode is Mode.COLD and not sequence.request.continuation:
             self.metrics.add(m.CONTRASTED, adapter)
             self.metrics.add(m.CONTESTED, adapter, value=token.valid_count > 1)
@@ -123,8 +126,8 @@ class Telemetry:
             self.metrics.add(m.ERRORS, end.code.value)
         latency_s = now_s - sequence.accepted_s
         self.metrics.observe(m.LATENCY, latency_s)
-        ttft_s = sequence.first_token_s - sequence.accepted_s
-        if sequence.output_length > 1 and not failed:
+        ttft_s = _since(sequence, sequence.first_token_s)
+        if sequence.output_length > 1 and ttft_s is not None and not failed:
             self.metrics.observe(m.ITL, (latency_s - ttft_s) / (sequence.output_length - 1))
         fields: dict[str, str | float | None] = {
             "request": _short(sequence.request_id),
@@ -133,7 +136,7 @@ class Telemetry:
             "outcome": end.code.value if isinstance(end, ColdError) else end.value,
             "prompt_tokens": len(sequence.request.prompt),
             "output_tokens": sequence.output_length,
-            "queue_ms": _milliseconds(sequence.admitted_s - sequence.accepted_s),
+            "queue_ms": _milliseconds(_since(sequence, sequence.admitted_s)),
             "ttft_ms": _milliseconds(ttft_s),
             "latency_ms": _milliseconds(latency_s),
         }
@@ -166,5 +169,10 @@ def _short(request_id: str) -> str:
     return request_id if len(request_id) <= _ID_LENGTH else request_id[:_ID_LENGTH] + "..."
 
 
-def _milliseconds(seconds: float) -> float | None:
-    return None if math.isnan(seconds) else round(seconds * 1000, 1)
+def _since(sequence: Sequence, time_s: float | None) -> float | None:
+    """Seconds from a request's arrival; None if it has not come so far."""
+    return None if time_s is None else time_s - sequence.accepted_s
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)

@@ -7,7 +7,6 @@ W3C trace context alone, which also goes along with a step to the models of an e
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from cold_backend.contract import STEP_MODEL, Step
 from cold_backend.errors import ColdError
-from cold_backend.requests.sequence import FinishReason, Sequence, TraceHeaders
+from cold_backend.requests.answer import FinishReason
+from cold_backend.requests.sequence import Sequence, TraceHeaders
 
 _EXPORT_TIMEOUT_S = 2.0  # a server that stops waits for it
 
@@ -134,7 +134,7 @@ class RequestSpans:
             "prefill": sequence.admitted_s,
             "decode": sequence.first_token_s,
         }
-        reached = [(name, start_s) for name, start_s in starts.items() if not math.isnan(start_s)]
+        reached = [(name, start_s) for name, start_s in starts.items() if start_s is not None]
         ends_s = [start_s for _, start_s in reached[1:]] + [now_s]
         for (name, start_s), end_s in zip(reached, ends_s, strict=True):
             part = _tracer.start_span(name, parents, start_time=self._nanoseconds(start_s))

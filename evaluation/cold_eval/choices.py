@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cold_backend.requests.hypothesis import Hypothesis
 from cold_backend.requests.request import GenerationRequest
-from cold_backend.requests.sequence import Sequence as Running
 from cold_backend.requests.token import Token
 from cold_backend.text.tokenizer import Tokenizer
 from cold_eval.decodings import Decoding
 from cold_eval.items import Item, Task
 from cold_eval.policies import Contrast, View
 from cold_eval.results import Result
-from cold_eval.walks import Kept, continued
+from cold_eval.walks import continued
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class ChoiceWalk:
         self._sums = np.zeros((len(decodings), len(choices)))
         self._choice = 0
         self._read = 0  # tokens of the choice whose log-probabilities are in the sums
-        self.sequence: Running | None = Running(request, Kept(), tokenizer)
+        self.hypothesis: Hypothesis | None = Hypothesis.of(request, tokenizer)
 
     def see(self, view: View) -> None:
         """See `Walk`."""
@@ -93,11 +93,11 @@ class ChoiceWalk:
             self._choice += 1
             self._read = 1
             if self._choice == len(self._choices):
-                self.sequence = None
+                self.hypothesis = None
                 return
         ids = self._choices[self._choice][: self._read]
-        read = (Token(token, 0.0, 0.0, -1, 0) for token in ids)
-        self.sequence, _ = continued(self._request, read, self._tokenizer)
+        read = (Token(token, None, None, None, 0) for token in ids)
+        self.hypothesis, _ = continued(self._request, read, self._tokenizer)
 
     def scores(self, decoding: Decoding) -> ChoiceScores:
         """What has been read."""

@@ -1,6 +1,6 @@
 """Decodes one prompt under many policies in one go.
 
-Policies that have agreed so far share a sequence; where they part, one of them goes on and the
+Policies that have agreed so far share a hypothesis; where they part, one of them goes on and the
 others wait, until it has ended, for the slot to be taken back to that place. So every token of the
 tree of all answers is computed once, whichever policies it belongs to.
 """
@@ -11,13 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cold_backend.requests.answer import FinishReason
+from cold_backend.requests.hypothesis import Hypothesis
 from cold_backend.requests.request import GenerationRequest
-from cold_backend.requests.sequence import FinishReason
-from cold_backend.requests.sequence import Sequence as Running
 from cold_backend.requests.token import Token
 from cold_backend.text.tokenizer import Tokenizer
 from cold_eval.policies import Policy, View
-from cold_eval.walks import Kept, continued
+from cold_eval.walks import continued
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +98,11 @@ class GridWalk:
         # The deepest last: what a slot holds before a branch is then still there when its turn
         # comes, because everything since has been written behind it.
         self._branches: list[_Branch] = []
-        self.sequence: Running | None = Running(request, Kept(), tokenizer)
+        self.hypothesis: Hypothesis | None = Hypothesis.of(request, tokenizer)
 
     def see(self, view: View) -> None:
         """See `Walk`."""
-        if self.sequence is None:
+        if self.hypothesis is None:
             return
         groups: dict[int, list[Policy]] = {}
         output = [choice.token.id for choice in self._choices]
@@ -115,26 +115,24 @@ class GridWalk:
         self._branches += others
         self._policies = mine.policies
         self._choices.append(mine.choices[-1])
-        reason = self.sequence.accept(self._choices[-1].token, 0.0)
-        while reason is not None and self.sequence is not None:
-            self._keep(self.sequence, reason)
+        reason = self.hypothesis.accept(self._choices[-1].token)
+        while reason is not None and self.hypothesis is not None:
+            self._keep(self.hypothesis, reason)
             reason = self._go_back()
 
     def _go_back(self) -> FinishReason | None:
         """Takes up the last branch; returns whether it has ended already."""
         if not self._branches:
-            self.sequence = None
+            self.hypothesis = None
             return None
         branch = self._branches.pop()
         self._policies, self._choices = branch.policies, [*branch.choices]
         tokens = (choice.token for choice in branch.choices)
-        self.sequence, reason = continued(self._request, tokens, self._tokenizer)
+        self.hypothesis, reason = continued(self._request, tokens, self._tokenizer)
         return reason
 
-    def _keep(self, sequence: Running, reason: FinishReason) -> None:
-        sequence.send(reason)
-        sink = sequence.sink
-        text = "".join(piece.text for piece in sink.pieces) if isinstance(sink, Kept) else ""
+    def _keep(self, hypothesis: Hypothesis, reason: FinishReason) -> None:
+        text = hypothesis.text
         detokenizer = self._tokenizer.detokenizer(self._request.prompt)
         pieces = tuple(detokenizer.push(choice.token.id) for choice in self._choices)
         self.leaves.append(Leaf(self._policies, text, tuple(self._choices), pieces, reason))

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from cold_backend.config import Settings
 from cold_backend.decoding.execution import FusedExecution
-from cold_backend.engine.adapter_slots import AdapterSlots
-from cold_backend.engine.admission import Admission
-from cold_backend.engine.engine import Engine
-from cold_backend.engine.scheduler import Scheduler
 from cold_backend.errors import ColdError
-from cold_backend.loading import load_fused_lm, load_tokenizer, ops_for, take_device
-from cold_backend.requests.request import GenerationRequest, RequestParser
-from cold_backend.requests.sequence import Sequence as Running
-from cold_backend.telemetry.telemetry import Telemetry
+from cold_backend.loading import load_fused_lm, ops_for, take_device
+from cold_backend.offline import Cold
+from cold_backend.requests.request import GenerationRequest
 from cold_eval.answers import Answer, result_of, seed_of, voted
 from cold_eval.choices import ChoiceWalk, choice_text, chosen
 from cold_eval.decodings import Decoding
@@ -28,7 +20,7 @@ from cold_eval.grid import GridWalk, Leaf
 from cold_eval.items import Item, Task
 from cold_eval.policies import Policy, policy_of
 from cold_eval.results import Result
-from cold_eval.walks import AnyWalk, Kept, Walker
+from cold_eval.walks import AnyWalk, Walker
 
 Wanted = Mapping[str, Sequence[str]]  # item id to decodings' names
 _ADAPTER = "adapter"
@@ -71,13 +63,15 @@ class InProcess:
                 max_context=max_context,
                 max_sequences=max_sequences,
                 max_step_tokens=max(256, 8 * max_sequences),
+                max_queue=1 << 20,
+                max_wait_s=86400,
             )
-            self.tokenizer = load_tokenizer(self._settings)
             self.model = load_fused_lm(self._settings)
-            self._ops = ops_for(self._settings, take_device(self._settings, 0))
+            ops = ops_for(self._settings, take_device(self._settings, 0))
+            self._cold = Cold.over(self._settings, FusedExecution(self.model, ops).execute)
         except ColdError as error:
             raise EvaluationError(str(error)) from error
-        self._parser = RequestParser(self._settings, self.tokenizer)
+        self.tokenizer = self._cold.tokenizer
 
     def run(self, task: Task, decodings: Sequence[Decoding], wanted: Wanted) -> Iterator[Result]:
         """Yields the results that are wanted, in the order in which they are ready.
@@ -121,7 +115,7 @@ class InProcess:
 
     def _walked(self, walks: list[AnyWalk]) -> Iterator[AnyWalk]:
         # The longest first, so that none is alone at the end.
-        walks.sort(key=lambda walk: -walk.sequence.pending if walk.sequence else 0)
+        walks.sort(key=lambda walk: -walk.hypothesis.pending if walk.hypothesis else 0)
         walker: Walker[AnyWalk] = Walker(
             self.model, self._settings.max_sequences, self._settings.max_step_tokens
         )
@@ -144,48 +138,31 @@ class InProcess:
                     yield chosen(task, item, decoding, walk.scores(decoding))
 
     def _generate(self, task: Task, items: Sequence[Item], decoding: Decoding) -> Iterator[Result]:
-        sinks = {item.id: [Kept() for _ in range(decoding.samples)] for item in items}
-        engine = self._engine(len(items) * decoding.samples)
-        for item in items:
-            for number, sink in enumerate(sinks[item.id]):
-                fields = decoding.fields() | {"seed": seed_of(self._seed, item.id, number)}
-                request = self._request(item, fields, task.max_tokens, task.stop)
-                engine.submit(Running(request, sink, self.tokenizer))
-        waiting = {item.id: item for item in items}
-        while waiting:
-            engine.step()
-            for name, item in [*waiting.items()]:
-                if all(sink.pieces for sink in sinks[name]):
-                    del waiting[name]
-                    yield voted(task, item, decoding, [self._answer(s) for s in sinks[name]])
-
-    def _answer(self, sink: Kept) -> Answer:
-        piece = sink.pieces[-1]
-        return Answer(piece.text, piece.finish_reason.value if piece.finish_reason else "")
-
-    def _engine(self, queue: int) -> Engine:
-        settings = self._settings
-        adapters = AdapterSlots(settings.adapter_names)
-        return Engine(
-            FusedExecution(self.model, self._ops).execute,
-            Scheduler(settings.max_sequences, settings.max_step_tokens, adapters),
-            Admission(queue + 1, max_wait_s=math.inf),
-            Telemetry(settings),
-        )
+        samples = [(item, number) for item in items for number in range(decoding.samples)]
+        requests = [
+            self._request(
+                item,
+                decoding.fields() | {"seed": seed_of(self._seed, item.id, number)},
+                task.max_tokens,
+                task.stop,
+            )
+            for item, number in samples
+        ]
+        found: dict[str, dict[int, Answer]] = {item.id: {} for item in items}
+        for place, written in self._cold.each(requests):
+            item, number = samples[place]
+            finish = written.finish_reason.value if written.finish_reason else ""
+            found[item.id][number] = Answer(written.text, finish)
+            if len(found[item.id]) == decoding.samples:
+                answers = [found[item.id][each] for each in range(decoding.samples)]
+                yield voted(task, item, decoding, answers)
 
     def _request(
         self, item: Item, fields: Mapping[str, object], max_tokens: int, stop: Sequence[str]
     ) -> GenerationRequest:
-        inputs: dict[str, object] = {**fields, "max_tokens": max_tokens}
-        if isinstance(item.prompt, str):
-            inputs["text_input"] = item.prompt
-        else:
-            inputs["messages"] = json.dumps(item.prompt)
-        arrays = {name: np.array([[value]]) for name, value in inputs.items()}
-        if stop:
-            arrays["stop_words"] = np.array([list(stop)], object)
+        stopping = {"stop_words": [*stop]} if stop else {}
         try:
-            return self._parser.parse(arrays)
+            return self._cold.request(item.prompt, max_tokens=max_tokens, **stopping, **fields)
         except ColdError as error:
             raise EvaluationError(f"item {item.id!r}: {error}") from error
 
@@ -202,7 +179,11 @@ def _of_leaf(task: Task, item: Item, leaf: Leaf) -> Result:
         Answer(leaf.text, leaf.finish.value),
         decodings={policy.name: leaf.contested(policy.alpha) for policy in leaf.policies},
         pieces=list(leaf.pieces),
-        expert=[round(token.expert_log_prob, 3) for token in tokens],
-        base=[round(token.base_log_prob, 3) for token in tokens],
+        expert=[_rounded(token.expert_log_prob) for token in tokens],
+        base=[_rounded(token.base_log_prob) for token in tokens],
         changed=[at for at, choice in enumerate(leaf.choices) if choice.is_changed],
     )
+
+
+def _rounded(log_prob: float | None) -> float:
+    return math.nan if log_prob is None else round(log_prob, 3)

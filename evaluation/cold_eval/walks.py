@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
-from cold_backend.engine.scheduler import Chunk, build_step
-from cold_backend.errors import ColdError
+from cold_backend.engine.step_builder import Feed, build_step
 from cold_backend.models.language_model import LanguageModel
+from cold_backend.requests.answer import FinishReason
+from cold_backend.requests.context import contexts_of
+from cold_backend.requests.hypothesis import Hypothesis
 from cold_backend.requests.request import GenerationRequest
-from cold_backend.requests.sequence import FinishReason, Piece, Sequence
 from cold_backend.requests.token import Token
 from cold_backend.text.tokenizer import Tokenizer
 from cold_eval.policies import View, views
@@ -25,7 +26,7 @@ class Walk(Protocol):
     """The continuations of one prompt."""
 
     @property
-    def sequence(self) -> Sequence | None:
+    def hypothesis(self) -> Hypothesis | None:
         """What is decoded now; None when all has been."""
         ...
 
@@ -37,8 +38,7 @@ class Walk(Protocol):
     def see(self, view: View) -> None:
         """Takes what the step shows.
 
-        Mutates: `sequence`, which may become another one, whose `fed` says how much of the slot it
-        shares.
+        Mutates: `hypothesis`, which may become another one.
         """
         ...
 
@@ -50,7 +50,7 @@ class Walker(Generic[AnyWalk]):
     """Runs walks, as many at once as the model has slots.
 
     Args:
-        model: reads expert and base, in this order; its only adapter is that of all walks.
+        model: runs the rows of expert and base; its only adapter is that of all walks.
         slots: of the model.
         step_tokens: tokens of one step, at least as many as slots.
     """
@@ -62,7 +62,7 @@ class Walker(Generic[AnyWalk]):
 
     def run(self, walks: Iterable[AnyWalk]) -> Iterator[AnyWalk]:
         """Yields each walk when it has ended."""
-        waiting = deque(walk for walk in walks if walk.sequence is not None)
+        waiting = deque(walk for walk in walks if walk.hypothesis is not None)
         running: dict[int, AnyWalk] = {}  # by slot
         while waiting or running:
             while waiting and self._free:
@@ -75,59 +75,49 @@ class Walker(Generic[AnyWalk]):
 
     def _step(self, running: dict[int, AnyWalk]) -> list[int]:
         """One step of all; returns the slots of the walks that have ended."""
-        chunks = self._plan(running)
-        emitting = [chunk.sequence for chunk in chunks if chunk.emits]
-        step = build_step(chunks, [])
-        expert, base = self._model.forward(step.tokens, step.rows)
-        for chunk in chunks:
-            chunk.sequence.fed += chunk.length
+        feeds = self._plan(running)
+        step = build_step(feeds, [])
+        logits = self._model.forward(step.tokens, step.rows)
+        choosing = [feed.hypothesis for feed in feeds if feed.emits]
+        for feed in feeds:
+            feed.hypothesis.feed(feed.length)
         alpha = min(walk.alpha for walk in running.values())
-        for sequence, view in zip(emitting, views(expert, base, alpha), strict=True):
-            running[sequence.slot].see(view)
-        return [slot for slot, walk in running.items() if walk.sequence is None]
+        expert, base = logits[: len(choosing)], logits[len(choosing) :]
+        for hypothesis, view in zip(choosing, views(expert, base, alpha), strict=True):
+            running[hypothesis.contexts[0].slot].see(view)
+        return [slot for slot, walk in running.items() if walk.hypothesis is None]
 
-    def _plan(self, running: dict[int, AnyWalk]) -> list[Chunk]:
+    def _plan(self, running: dict[int, AnyWalk]) -> list[Feed]:
         """A token of each walk that generates, then as much of the prompts as fits."""
-        sequences = []
+        walking = []
         for slot, walk in running.items():
-            if walk.sequence is not None:
-                walk.sequence.slot, walk.sequence.adapter_index = slot, 0
-                sequences.append(walk.sequence)
-        chunks, room = [], self._step_tokens
-        for sequence in sorted(sequences, key=lambda s: s.pending > 1):
-            length = min(sequence.pending, room)
+            if walk.hypothesis is not None:
+                _place(walk.hypothesis, slot)
+                walking.append(walk.hypothesis)
+        feeds, room = [], self._step_tokens
+        for hypothesis in sorted(walking, key=lambda one: one.pending > 1):
+            length = min(hypothesis.pending, room)
             if length:
-                chunks.append(Chunk(sequence, length))
+                feeds.append(Feed(hypothesis, length))
                 room -= length
-        return chunks
-
-
-class Kept:
-    """A sink that keeps the answer."""
-
-    def __init__(self) -> None:
-        self.pieces: list[Piece] = []
-
-    def send(self, piece: Piece) -> None:
-        """See `Sink`."""
-        self.pieces.append(piece)
-
-    def fail(self, error: ColdError) -> None:
-        """See `Sink`."""
-        raise error
-
-    def is_cancelled(self) -> bool:
-        """See `Sink`."""
-        return False
+        return feeds
 
 
 def continued(
     request: GenerationRequest, output: Iterable[Token], tokenizer: Tokenizer
-) -> tuple[Sequence, FinishReason | None]:
-    """A sequence with that output already, of which all but the last token is in its slot."""
-    sequence = Sequence(request, Kept(), tokenizer)
+) -> tuple[Hypothesis, FinishReason | None]:
+    """A hypothesis with that output already, and why it ends with it."""
+    hypothesis = Hypothesis.of(request, tokenizer)
     reason = None
     for token in output:
-        reason = sequence.accept(token, 0.0)
-    sequence.fed = len(sequence.tokens) - 1
-    return sequence, reason
+        reason = hypothesis.accept(token)
+    return hypothesis, reason
+
+
+def _place(hypothesis: Hypothesis, slot: int) -> None:
+    """Gives a hypothesis a walk's slot, which has all but the last token of its output if it has
+    any. Mutates: the hypothesis, unless it has the slot."""
+    if not hypothesis.contexts:
+        hypothesis.contexts = contexts_of(hypothesis.request, slot, 0)
+        if hypothesis.output_length:
+            hypothesis.feed(len(hypothesis.tokens) - 1)

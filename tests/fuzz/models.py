@@ -12,7 +12,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
@@ -22,10 +21,8 @@ from transformers.pytorch_utils import Conv1D
 from cold_backend.adapters.adapter import find_adapter_stamp
 from cold_backend.config import Settings
 from cold_backend.contract import (
+    NONE,
     AdapterChange,
-    Int32Array,
-    Reads,
-    Row,
     pack_changes,
     unpack_reports,
 )
@@ -34,6 +31,7 @@ from cold_backend.loading import load_fused_lm, load_store
 from cold_backend.models.language_model import LanguageModel
 from tests.fuzz.tiny_models import VOCAB, NotBuiltError, families, make_tiny, random_options
 from tests.fuzz.verdict import WrongVerdictError, expect
+from tests.steps import BOTH, forward
 
 _CONTEXT = 64
 _CLOSE = 1e-3  # of the largest logit
@@ -139,10 +137,11 @@ def _compare(
         ([(1, 2, 0, 9), (0, 1, 0, 20)], second[:9] + first[:20]),
     ]
     for pieces, tokens in steps:
-        rows = _rows(
-            *((slot, start, n, adapter if text else -1) for text, slot, start, n in pieces)
-        )
-        expert, base = model.forward(np.array(tokens), rows)
+        columns = [
+            {"slot": slot, "start": start, "length": n, "adapter": adapter if text else NONE}
+            for text, slot, start, n in pieces
+        ]
+        expert, base = forward(model, tokens, *columns, readers=BOTH)
         for at, (text, _, start, length) in enumerate(pieces):
             own = expected[text][start + length - 1]
             _check_close(expert[at], own, f"text {text} at {start + length}, adapter {adapter}")
@@ -153,16 +152,6 @@ def _compare(
 def _check_close(packed: Tensor, own: Tensor, what: str) -> None:
     error = float((packed - own).abs().max() / own.abs().max())
     expect(error < _CLOSE, f"{what}: off by {error:.2g}")
-
-
-def _rows(*pieces: tuple[int, int, int, int]) -> Int32Array:
-    """From slot, start, length and adapter index."""
-    both = int(Reads.EXPERT | Reads.BASE)
-    columns = (Row.SLOT, Row.START, Row.LENGTH, Row.ADAPTER)
-    rows = np.zeros((len(pieces), len(Row)), np.int32)
-    rows[:, columns] = pieces
-    rows[:, Row.READS], rows[:, Row.EMITS] = both, 1
-    return rows
 
 
 def _logits(model: Any, ids: list[int]) -> Tensor:

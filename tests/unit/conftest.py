@@ -1,4 +1,4 @@
-"""A folder of adapters for a tiny model."""
+"""A folder of adapters for a tiny model; a parser of requests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from cold_backend.adapters import catalogue
+from cold_backend.config import Settings
+from cold_backend.requests.request import RequestParser
+from cold_backend.text.tokenizer import Tokenizer
 from tests.families import make_adapter, make_model
 from tests.unit.adapter_folder import Folder
 
@@ -25,3 +28,8 @@ def good(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(base: Path, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
     monkeypatch.setattr(catalogue, "_FRESH_S", 0.0)
     return Folder(base, good, tmp_path)
+
+
+@pytest.fixture
+def parser(tokenizer: Tokenizer) -> RequestParser:
+    return RequestParser(Settings(base_model="m", adapters={"a": "p"}, max_context=512), tokenizer)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from cold_backend.adapters.store import AdapterStore
 from cold_backend.contract import (
     AdapterChange,
     AdapterReport,
-    Row,
+    Reader,
     Step,
     StepResult,
     pack_reports,
@@ -36,12 +37,12 @@ from cold_backend.errors import (
     StepError,
 )
 from cold_backend.models.adapter_loads import AdapterLoads
+from cold_backend.requests.answer import FinishReason
 from cold_backend.requests.request import RequestParser
-from cold_backend.requests.sequence import FinishReason, Sequence
+from cold_backend.requests.sequence import Sequence
 from cold_backend.text.tokenizer import Tokenizer
-from tests.unit.test_engine import CountingStep, new_engine, new_scheduler, parser, sequence, sink
+from tests.fakes import CountingStep, new_engine, new_scheduler, sequence, sink
 
-__all__ = ["parser"]  # a fixture
 PIECES = 5
 
 
@@ -181,13 +182,7 @@ class LoadingStep(CountingStep):
             self.fails_in -= 1
         result = super().__call__(step)
         reports, self.reports = self.reports, []
-        return StepResult(
-            result.picks,
-            result.log_probs,
-            result.options,
-            result.option_scores,
-            loads=pack_reports(reports),
-        )
+        return replace(result, loads=pack_reports(reports))
 
     def report(self, name: str, problem: str = "", *, passing: bool = False) -> None:
         """On the newest change of that name."""
@@ -246,13 +241,18 @@ def test_others_run_while_an_adapter_is_loaded(running: Running) -> None:
     for _ in range(3):
         assert sink(running.ask()).done.wait(20)
     assert not any(sink(one).done.is_set() for one in slow)
-    assert all(one.slot < 0 for one in slow)
+    assert not any(one.is_running for one in slow)
     running.step.report("slow")
     for one in slow:
         assert sink(one).done.wait(20)
         assert sink(one).pieces[-1].finish_reason is FinishReason.LENGTH
     index = running.step.changes[0].index
-    used = {row[Row.ADAPTER] for step in running.step.steps for row in step.rows}
+    used = {
+        int(row["adapter"])
+        for step in running.step.steps
+        for row in step.rows
+        if row["reader"] == Reader.EXPERT
+    }
     assert used == {0, index}
     assert len(running.step.changes) == 1
 

@@ -29,7 +29,13 @@ def loaded(slots: AdapterSlots, *adapters: ServedAdapter) -> list[AdapterChange]
 
 def used(slots: AdapterSlots, adapter: ServedAdapter) -> int:
     loaded(slots, adapter)
-    return slots.take(adapter)
+    return taken(slots, adapter)
+
+
+def taken(slots: AdapterSlots, adapter: ServedAdapter) -> int:
+    index = slots.take(adapter)
+    assert index is not None
+    return index
 
 
 _STEPS = st.lists(
@@ -60,7 +66,7 @@ def test_adapters_in_use_keep_their_index(steps: list[tuple[str, int, int, int]]
         assert not slots.is_loading
         assert luck == 0 or slots.is_ready(adapter)
         if slots.is_ready(adapter):
-            index = slots.take(adapter)
+            index = taken(slots, adapter)
             running.append((adapter, index))
         assert all(models[index] == (a.name, a.stamp) for a, index in running)
         assert all(index > 0 and slots.has(index) for _, index in running)
@@ -152,7 +158,7 @@ def test_what_nobody_uses_is_forgotten_when_steps_fail() -> None:
 
 def test_indices_of_the_fixed() -> None:
     slots = AdapterSlots(["x", "y"], 0)
-    assert [slots.take(ServedAdapter(name)) for name in ("y", "x", "")] == [1, 0, -1]
+    assert [slots.take(ServedAdapter(name)) for name in ("y", "x", "")] == [1, 0, None]
     slots.give_back(1)
     slots.prepare([ServedAdapter("x"), served("a")])
     assert not slots.take_changes()

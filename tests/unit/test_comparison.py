@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from transformers.masking_utils import AttentionMaskInterface
 
 from cold_backend.config import Settings
-from cold_backend.contract import Row
 from cold_backend.errors import ConfigError
 from cold_backend.loading import load_adapter_lm, load_base_lm, load_fused_lm
 from cold_backend.models.attention import ATTENTION_NAME, PackedState
@@ -22,7 +20,8 @@ from cold_backend.models.lora import LoraBank
 from cold_backend.models.masks import window_rule
 from tests.families import FAMILIES, make_adapter, make_model
 from tests.fuzz.tiny_models import make_tiny
-from tests.unit.test_language_model import prompt, reference, rows
+from tests.steps import BOTH, forward
+from tests.unit.test_language_model import prompt, reference
 
 pytestmark = pytest.mark.slow
 
@@ -99,7 +98,7 @@ def test_nothing_is_left_of_the_adapter_that_was_tried(family: str, tmp_path: Pa
     base = make_model(family, tmp_path)
     model = load(base, adapters_dir=str(tmp_path))
     ids = prompt(9, 1)
-    expert, _ = model.forward(np.array(ids), rows({Row.LENGTH: 9, Row.ADAPTER: 0}))
+    (expert,) = forward(model, ids, {"length": 9, "adapter": 0})
     torch.testing.assert_close(expert[0], reference(base, ids)[-1], atol=2e-4, rtol=1e-4)
 
 
@@ -154,10 +153,8 @@ def greedy(model: LanguageModel, ids: list[int], count: int) -> list[int]:
     tokens, fed = ids, 0
     while len(tokens) < len(ids) + count:
         piece = tokens[fed : fed + 16]
-        of_step = rows(
-            {Row.SLOT: 1, Row.START: fed, Row.LENGTH: len(piece)}, {Row.SLOT: 0, Row.LENGTH: 2}
-        )
-        expert, _ = model.forward(np.array([*piece, 5, 6]), of_step)
+        columns = {"slot": 1, "start": fed, "length": len(piece)}
+        expert, _ = forward(model, [*piece, 5, 6], columns, {"length": 2}, readers=BOTH)
         fed += len(piece)
         if fed == len(tokens):
             tokens = [*tokens, int(expert[0].argmax())]

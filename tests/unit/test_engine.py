@@ -3,127 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 
 from cold_backend.adapters.served import ServedAdapter
-from cold_backend.config import Settings
-from cold_backend.contract import (
-    LogProb,
-    Option,
-    OptionScore,
-    Pick,
-    Row,
-    Step,
-    StepResult,
-    emitting,
-)
-from cold_backend.engine.adapter_slots import AdapterSlots
-from cold_backend.engine.admission import Admission
-from cold_backend.engine.engine import Engine
-from cold_backend.engine.scheduler import Chunk, Scheduler
-from cold_backend.errors import ColdError, OverloadedError, ShuttingDownError
+from cold_backend.contract import NONE, Reader, Step, StepResult
+from cold_backend.engine.scheduler import Chunk
+from cold_backend.errors import OverloadedError, ShuttingDownError
+from cold_backend.requests.answer import FinishReason
 from cold_backend.requests.request import RequestParser
-from cold_backend.requests.sequence import FinishReason, Piece, Sequence
-from cold_backend.telemetry.telemetry import Telemetry
+from cold_backend.requests.sequence import Sequence
 from cold_backend.text.tokenizer import Tokenizer
-
-NO_OPTIONS = np.empty((0, len(Option)), np.int64), np.empty((0, len(OptionScore)), np.float32)
-
-
-class Sink:
-    """Keeps what it is sent."""
-
-    def __init__(self) -> None:
-        self.pieces: list[Piece] = []
-        self.error: ColdError | None = None
-        self.ends = 0
-        self.cancelled = False
-        self.done = threading.Event()
-
-    def send(self, piece: Piece) -> None:
-        assert not self.ends
-        self.pieces.append(piece)
-        if piece.finish_reason:
-            self._end()
-
-    def fail(self, error: ColdError) -> None:
-        assert not self.ends
-        self.error = error
-        self._end()
-
-    def is_cancelled(self) -> bool:
-        return self.cancelled
-
-    @property
-    def tokens(self) -> list[int]:
-        return [token.id for piece in self.pieces for token in piece.tokens]
-
-    def _end(self) -> None:
-        self.ends += 1
-        self.done.set()
-
-
-class CountingStep:
-    """Picks 100, 101, … for each slot and keeps the steps that it was given."""
-
-    def __init__(self) -> None:
-        self.steps: list[Step] = []
-        self.before: Callable[[], None] = lambda: None
-
-    def __call__(self, step: Step) -> StepResult:
-        self.before()
-        self.steps.append(step)
-        rows = step.rows[emitting(step.rows)]
-        picks = np.zeros((len(rows), len(Pick)), np.int64)
-        picks[:, Pick.TOKEN] = 100 + step.draws[:, 3]
-        return StepResult(picks, np.zeros((len(rows), len(LogProb)), np.float32), *NO_OPTIONS)
-
-
-@pytest.fixture
-def parser(tokenizer: Tokenizer) -> RequestParser:
-    return RequestParser(Settings(base_model="m", adapters={"a": "p"}, max_context=512), tokenizer)
-
-
-def new_scheduler(
-    max_sequences: int, adapters: AdapterSlots | None = None, *, max_step_tokens: int = 8
-) -> Scheduler:
-    return Scheduler(max_sequences, max_step_tokens, adapters or AdapterSlots(["a", "b"]))
-
-
-def new_engine(
-    step: Callable[[Step], StepResult],
-    scheduler: Scheduler,
-    max_queue: int,
-    *,
-    max_wait_s: float = 60,
-) -> Engine:
-    telemetry = Telemetry(Settings(base_model="m", adapters={"a": "p"}))
-    return Engine(step, scheduler, Admission(max_queue, max_wait_s), telemetry)
-
-
-def sequence(parser: RequestParser, tokenizer: Tokenizer, **inputs: Any) -> Sequence:
-    arrays = {"input_ids": np.arange(5, 10)} | {k: np.array([v]) for k, v in inputs.items()}
-    arrays["input_ids"] = arrays["input_ids"].reshape(-1)
-    return Sequence(parser.parse(arrays), Sink(), tokenizer)
-
-
-def sink(one: Sequence) -> Sink:
-    assert isinstance(one.sink, Sink)
-    return one.sink
-
-
-def run_all(engine: Engine, sequences: list[Sequence]) -> None:
-    thread = threading.Thread(target=engine.run)
-    thread.start()
-    for one in sequences:
-        assert sink(one).done.wait(20)
-    engine.close()
-    thread.join(20)
-    assert not thread.is_alive()
+from tests.fakes import CountingStep, Sink, new_engine, new_scheduler, run_all, sequence, sink
 
 
 def test_more_requests_than_slots_all_finish(parser: RequestParser, tokenizer: Tokenizer) -> None:
@@ -138,8 +30,11 @@ def test_more_requests_than_slots_all_finish(parser: RequestParser, tokenizer: T
         assert sink(one).tokens == list(range(100, 101 + n % 7))
         assert sink(one).pieces[-1].finish_reason is FinishReason.LENGTH
     assert not scheduler.running
-    assert max(s.rows[:, Row.LENGTH].sum() for s in step.steps) <= 8
-    assert all(len(set(s.rows[:, Row.SLOT])) == len(s.rows) <= 3 for s in step.steps)
+    for one_step in step.steps:
+        for reader in Reader:
+            mine = one_step.rows[one_step.rows["reader"] == reader]
+            assert mine["length"].sum() <= 8
+            assert len(set(mine["slot"])) == len(mine) <= 3
 
 
 def test_a_long_prompt_is_fed_in_chunks_beside_running_sequences(
@@ -156,9 +51,9 @@ def test_a_long_prompt_is_fed_in_chunks_beside_running_sequences(
     engine.submit(short)
     engine.submit(long)
     run_all(engine, [short, long])
-    fed = [s.tokens[-1] for s in step.steps if len(s.rows) == 2 and s.rows[1, Row.LENGTH] > 1]
-    assert len(fed) >= 4
-    assert all(step_.rows[0, Row.LENGTH] == 1 for step_ in step.steps[1:10])
+    of_expert = [s.rows[s.rows["reader"] == Reader.EXPERT] for s in step.steps]
+    assert sum(len(mine) == 2 and mine["length"][1] > 1 for mine in of_expert) >= 4
+    assert all(mine["length"][0] == 1 for mine in of_expert[1:10])
     assert sink(long).tokens == [100, 101]
 
 
@@ -264,7 +159,8 @@ def test_logits_that_are_no_numbers_end_their_request_by_the_adapters_name(
     class BrokenForOne(CountingStep):
         def __call__(self, step: Step) -> StepResult:
             result = super().__call__(step)
-            result.picks[step.rows[emitting(step.rows)][:, Row.ADAPTER] == 0, Pick.TOKEN] = -1
+            of_adapter = step.rows["adapter"][step.choices["expert"]] == 0
+            result.picks["token"][of_adapter] = NONE
             return result
 
     engine = new_engine(BrokenForOne(), new_scheduler(2), 5)

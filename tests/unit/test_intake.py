@@ -29,7 +29,7 @@ from cold_backend.serving.cancellation import Cancellation
 from cold_backend.serving.intake import Intake
 from cold_backend.telemetry.telemetry import Telemetry
 from cold_backend.text.tokenizer import Tokenizer
-from tests.unit.test_engine import CountingStep, Sink, new_engine, new_scheduler
+from tests.fakes import CountingStep, Sink, new_engine, new_scheduler
 
 SETTINGS = Settings(base_model="m", adapters={"a": "p", "b": "p"}, max_context=4096)
 QUEUE = 5

@@ -15,11 +15,13 @@ from cold_backend.adapters.adapter import check_fit, find_adapter_stamp, load_ad
 from cold_backend.adapters.loader import AdapterLoader
 from cold_backend.adapters.store import AdapterStore
 from cold_backend.contract import (
+    COPY,
+    NONE,
     AdapterChange,
     AdapterReport,
-    Reads,
-    Row,
+    Reader,
     pack_changes,
+    table,
     unpack_reports,
 )
 from cold_backend.loading import checked_network
@@ -29,6 +31,7 @@ from cold_backend.models.llama import is_lean
 from cold_backend.models.lora import AdapterSet
 from cold_kernels import load_ops
 from tests.families import FAMILIES, VOCAB, make_adapter, make_model
+from tests.steps import BOTH, forward, rows
 
 CPU = torch.device("cpu")
 CONTEXT = 96
@@ -37,7 +40,7 @@ CONTEXT = 96
 def packed(
     path: Path,
     adapters: dict[str, Path] | None = None,
-    readers: tuple[Reads, ...] = (Reads.EXPERT,),
+    readers: tuple[Reader, ...] = (Reader.EXPERT,),
     kernels: str = "native",
     room: int = 0,
     dtype: torch.dtype = torch.float32,
@@ -51,12 +54,6 @@ def packed(
     network = checked_network(model, adapters_of_model, load_ops(kernels, CPU), CONTEXT)
     store = AdapterStore(AdapterLoader(empty_model(config), max_rank=6))
     return LanguageModel(network, readers, slots=4, context=CONTEXT, store=store)
-
-
-def rows(*columns: dict[Row, int]) -> np.ndarray[Any, np.dtype[np.int32]]:
-    both = int(Reads.EXPERT | Reads.BASE)
-    defaults = {Row.SLOT: 0, Row.START: 0, Row.ADAPTER: -1, Row.READS: both, Row.EMITS: 1}
-    return np.array([[(defaults | c)[name] for name in Row] for c in columns], np.int32)
 
 
 def reference(path: Path, ids: list[int], adapter: Path | None = None) -> torch.Tensor:
@@ -79,22 +76,18 @@ def test_packed_steps_equal_plain_forwards(family: str, tmp_path: Path) -> None:
     expert = packed(base, {"one": adapter})
     first, second = prompt(40, 1), prompt(7, 2)
 
-    expert.forward(
-        np.array(first[:15]), rows({Row.SLOT: 2, Row.LENGTH: 15, Row.ADAPTER: 0, Row.EMITS: 0})
+    forward(expert, first[:15], {"slot": 2, "length": 15, "adapter": 0, "emits": 0})
+    (logits,) = forward(
+        expert,
+        first[15:39] + second,
+        {"slot": 2, "start": 15, "length": 24, "adapter": 0},
+        {"slot": 1, "length": 7},
     )
-    (logits,) = expert.forward(
-        np.array(first[15:39] + second),
-        rows(
-            {Row.SLOT: 2, Row.START: 15, Row.LENGTH: 24, Row.ADAPTER: 0},
-            {Row.SLOT: 1, Row.LENGTH: 7},
-        ),
-    )
-    (more,) = expert.forward(
-        np.array([5, first[39]]),
-        rows(
-            {Row.SLOT: 1, Row.START: 7, Row.LENGTH: 1},
-            {Row.SLOT: 2, Row.START: 39, Row.LENGTH: 1, Row.ADAPTER: 0},
-        ),
+    (more,) = forward(
+        expert,
+        [5, first[39]],
+        {"slot": 1, "start": 7, "length": 1},
+        {"slot": 2, "start": 39, "length": 1, "adapter": 0},
     )
 
     adapted, plain = reference(base, first, adapter), reference(base, [*second, 5])
@@ -108,25 +101,28 @@ def test_packed_steps_equal_plain_forwards(family: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kernels", ["native", "reference"])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
 def test_expert_and_base_in_one_forward(family: str, kernels: str, tmp_path: Path) -> None:
-    """A row for both, one for the expert alone and one for the base alone, in two steps."""
+    """Rows of a token list for both, one for the expert alone, one for the base alone; twice."""
     base = make_model(family, tmp_path / "base")
     adapters = {"one": make_adapter(base, tmp_path / "adapter")}
-    both = packed(base, adapters, (Reads.EXPERT, Reads.BASE), kernels)
-    expert, amateur = packed(base, adapters), packed(base, readers=(Reads.BASE,))
+    both = packed(base, adapters, (Reader.EXPERT, Reader.BASE), kernels)
+    expert, amateur = packed(base, adapters), packed(base, readers=(Reader.BASE,))
 
     def step(start: int, length: int, seed: int) -> None:
-        common = {Row.START: start, Row.LENGTH: length, Row.ADAPTER: 0}
-        of_step = rows(
-            common | {Row.SLOT: 3},
-            common | {Row.SLOT: 0, Row.READS: int(Reads.EXPERT)},
-            common | {Row.SLOT: 1, Row.READS: int(Reads.BASE), Row.ADAPTER: -1},
+        common = {"start": start, "length": length, "adapter": 0}
+        amateurs = {"adapter": NONE, "reader": Reader.BASE}
+        of_step = np.concatenate(
+            (
+                rows(common | {"slot": 3}, common | {"slot": 0}),
+                rows(common | {"slot": 3} | amateurs, common | {"slot": 1} | amateurs),
+            )
         )
-        tokens = np.array(prompt(3 * length, seed))
+        ids = prompt(3 * length, seed)
+        tokens = np.array([*ids[: 2 * length], *ids[:length], *ids[2 * length :]])
         together = both.forward(tokens, of_step)
-        alone = [model.forward(tokens, of_step)[0] for model in (expert, amateur)]
-        assert [len(logits) for logits in together] == [2, 2]
-        torch.testing.assert_close(together, tuple(alone), atol=1e-4, rtol=1e-4)
-        assert (together[0][0] - together[1][0]).abs().max() > 0.1
+        alone = [model.forward(tokens, of_step) for model in (expert, amateur)]
+        assert [len(logits) for logits in alone] == [2, 2]
+        torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
+        assert (together[0] - together[2]).abs().max() > 0.1
 
     step(0, 9, 1)
     step(9, 1, 2)
@@ -146,8 +142,8 @@ def test_an_adapter_is_put_into_a_running_model(family: str, kernels: str, tmp_p
     ids = prompt(9, 3)
 
     def logits() -> torch.Tensor:
-        places = ({Row.SLOT: i + 1, Row.LENGTH: 9, Row.ADAPTER: i} for i in (0, 2, -1))
-        return model.forward(np.array(ids * 3), rows(*places))[0]
+        places = ({"slot": i + 1, "length": 9, "adapter": i} for i in (0, 2, -1))
+        return forward(model, ids * 3, *places)[0]
 
     def load(name: str) -> AdapterReport:
         path = str(paths[name])
@@ -192,22 +188,25 @@ def test_a_copied_slot_goes_on_like_the_original(
     """Copied whole, then from a token on, between slots that held something else."""
     base = make_model(family, tmp_path / "base")
     adapters = {"one": make_adapter(base, tmp_path / "adapter")}
-    model = packed(base, adapters, (Reads.EXPERT, Reads.BASE), kernels, dtype=dtype)
-    both = {Row.READS: int(Reads.EXPERT | Reads.BASE), Row.ADAPTER: 0}
+    model = packed(base, adapters, (Reader.EXPERT, Reader.BASE), kernels, dtype=dtype)
 
     def feed(ids: list[int], start: int, *slots: int) -> list[torch.Tensor]:
         """Expert's and base's logits by slot."""
         length = len(ids) // len(slots)
-        columns = both | {Row.START: start, Row.LENGTH: length}
-        return [*model.forward(np.array(ids), rows(*(columns | {Row.SLOT: s} for s in slots)))]
+        columns = {"start": start, "length": length, "adapter": 0}
+        return forward(model, ids, *(columns | {"slot": s} for s in slots), readers=BOTH)
+
+    def copy(source: int, target: int, start: int, end: int, *readers: Reader) -> None:
+        columns = {"source": source, "target": target, "start": start, "end": end}
+        model.copy_slots(table(COPY, [columns | {"reader": reader} for reader in readers]))
 
     feed(prompt(3 * 45, 4), 0, 0, 2, 3)
     feed(prompt(21, 1), 0, 1)
-    model.copy_slots(np.array([[1, 3, 0, 21, int(Reads.EXPERT | Reads.BASE)]], np.int32))
+    copy(1, 3, 0, 21, *BOTH)
     for logits in feed([7, 8, 7, 8], 21, 1, 3):
         torch.testing.assert_close(logits[0], logits[1])
     feed(prompt(2 * 19, 5), 23, 1, 3)
-    model.copy_slots(np.array([[3, 1, 23, 42, int(Reads.EXPERT)]], np.int32))
+    copy(3, 1, 23, 42, Reader.EXPERT)
     expert, base_ = feed([9, 9], 42, 1, 3)
     torch.testing.assert_close(expert[0], expert[1])
     assert (base_[0] - base_[1]).abs().max() > 0.1
@@ -251,8 +250,8 @@ def test_scaled_positions(rope: dict[str, Any], family: str, tmp_path: Path) -> 
     assert context_limit(load_config(str(base))) >= CONTEXT
     ids = prompt(90, 1)
     model = packed(base)
-    model.forward(np.array(ids[:50]), rows({Row.LENGTH: 50}))
-    (logits,) = model.forward(np.array(ids[50:]), rows({Row.START: 50, Row.LENGTH: 40}))
+    forward(model, ids[:50], {"length": 50})
+    (logits,) = forward(model, ids[50:], {"start": 50, "length": 40})
     torch.testing.assert_close(logits[0], reference(base, ids)[-1], atol=2e-4, rtol=1e-4)
 
 
@@ -297,9 +296,8 @@ def test_adapters_of_every_form_side_by_side(family: str, kind: str, tmp_path: P
     expert = packed(base, {"plain": plain, "special": special})
     ids = prompt(9, 3)
 
-    (logits,) = expert.forward(
-        np.array(ids * 3),
-        rows(*({Row.SLOT: i + 1, Row.LENGTH: 9, Row.ADAPTER: i} for i in (0, 1, -1))),
+    (logits,) = forward(
+        expert, ids * 3, *({"slot": i + 1, "length": 9, "adapter": i} for i in (0, 1, -1))
     )
 
     for row, adapter in enumerate((plain, special, None)):

@@ -15,13 +15,14 @@ from cold_backend.config import Settings
 from cold_backend.engine.admission import Admission, Ahead, Line
 from cold_backend.engine.waiting import AGE_S, WaitingQueue
 from cold_backend.errors import DeadlineError, OverloadedError
+from cold_backend.requests.answer import FinishReason
 from cold_backend.requests.request import RequestParser
-from cold_backend.requests.sequence import FinishReason, Sequence
+from cold_backend.requests.sequence import Sequence
 from cold_backend.telemetry import metrics as m
 from cold_backend.telemetry.logs import JsonLines, TextLines
 from cold_backend.telemetry.telemetry import Load, Telemetry
 from cold_backend.text.tokenizer import Tokenizer
-from tests.unit.test_engine import (
+from tests.fakes import (
     CountingStep,
     Sink,
     new_engine,
@@ -341,7 +342,7 @@ def test_what_is_told_of_a_request(
     one = Sequence(request, Sink(), tokenizer, request_id="7", trace=trace)
     one.admitted_s = one.accepted_s + 0.25
     telemetry.admitted(one)
-    one.tokens += [1, 2, 3]
+    one.answer.tokens += [1, 2, 3]
     one.first_token_s = one.accepted_s + 1
     telemetry.ended(one, FinishReason.LENGTH, one.accepted_s + 2)
     telemetry.sample(Load(running=2, waiting=3, cached_tokens=512, adapters=2))

@@ -13,7 +13,7 @@ import pytest
 from cold_backend.adapters.served import ServedAdapter
 from cold_backend.contract import (
     AdapterReport,
-    Reads,
+    Reader,
     Step,
     StepResult,
     pack_reports,
@@ -26,10 +26,16 @@ from cold_backend.requests.request import RequestParser
 from cold_backend.requests.sequence import Sequence
 from cold_backend.text.tokenizer import Tokenizer
 from cold_kernels import load_ops
+from tests.fakes import (
+    CountingStep,
+    RandomModel,
+    new_engine,
+    new_scheduler,
+    run_all,
+    sequence,
+    sink,
+)
 from tests.families import make_adapter, make_model
-from tests.unit.test_beam import RandomModel
-from tests.unit.test_engine import CountingStep, new_engine, new_scheduler, run_all, sequence, sink
-from tests.unit.test_engine import parser as parser  # a fixture
 from tests.unit.test_language_model import CPU, packed
 
 BAD = 149  # a token that no step survives
@@ -113,16 +119,14 @@ def test_what_no_step_can_be_made_of_ends_alone(
     parser: RequestParser, tokenizer: Tokenizer
 ) -> None:
     sequences = [sequence(parser, tokenizer, max_tokens=2) for _ in range(4)]
-    sequences[2].tokens[1] = 1 << 70
+    sequences[2].answer.tokens[1] = 1 << 70
     assert answers(CountingStep(), sequences) == [[100, 101], [100, 101], None, [100, 101]]
 
 
 def test_too_few_tokens_are_a_failure(parser: RequestParser, tokenizer: Tokenizer) -> None:
     def short(step: Step) -> StepResult:
         result = CountingStep()(step)
-        return StepResult(
-            result.picks[1:], result.log_probs[1:], result.options, result.option_scores
-        )
+        return replace(result, picks=result.picks[1:])
 
     assert answers(short, [sequence(parser, tokenizer) for _ in range(2)]) == [None, None]
 
@@ -136,7 +140,7 @@ def test_a_token_without_text_ends_its_request_alone(
         raise IndexError("piece id is out of range")
 
     sequences = [sequence(parser, tokenizer, max_tokens=2) for _ in range(3)]
-    sequences[1]._detokenizer.push = refuse  # type: ignore[method-assign]
+    sequences[1].answer.detokenizer.push = refuse  # type: ignore[method-assign]
     assert answers(CountingStep(), sequences) == [[100, 101], None, [100, 101]]
 
 
@@ -186,7 +190,9 @@ def test_beams_belong_together(parser: RequestParser, tokenizer: Tokenizer) -> N
     class Breaking(RandomModel):
         def __call__(self, step: Step) -> StepResult:
             result = super().__call__(step)
-            held = [self.slots[slot] for slot in step.rows[:, 0]]
+            held = [
+                self.slots[reader, slot] for reader, slot in step.rows[["reader", "slot"]].tolist()
+            ]
             if any(ids[0] == BAD and len(ids) > 6 for ids in held):
                 raise RuntimeError("a secret")
             return result
@@ -205,7 +211,7 @@ def test_the_models_get_over_a_failure(
     ids: dict[str, Any] = {"input_ids": np.arange(20, 40), "max_tokens": 12}
 
     def execution() -> Execute:
-        model = packed(base, {"a": adapter}, (Reads.EXPERT, Reads.BASE))
+        model = packed(base, {"a": adapter}, (Reader.EXPERT, Reader.BASE))
         return FusedExecution(model, load_ops("native", CPU)).execute
 
     def requests(last: int) -> list[Sequence]:

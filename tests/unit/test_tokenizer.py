@@ -17,18 +17,19 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
 from cold_backend.config import Settings
-from cold_backend.contract import Reads
+from cold_backend.contract import Reader
 from cold_backend.decoding.execution import FusedExecution
 from cold_backend.errors import ConfigError, InvalidRequestError
 from cold_backend.loading import load_tokenizer
+from cold_backend.requests.answer import FinishReason
 from cold_backend.requests.request import RequestParser
-from cold_backend.requests.sequence import FinishReason, Sequence
+from cold_backend.requests.sequence import Sequence
 from cold_backend.text import chat_template
 from cold_backend.text.tokenizer import Tokenizer
 from cold_kernels import load_ops
+from tests.fakes import Sink, new_engine, new_scheduler, run_all, sink
 from tests.families import add_tokenizer
 from tests.tokenizers import make_tokenizer
-from tests.unit.test_engine import Sink, new_engine, new_scheduler, run_all, sink
 from tests.unit.test_language_model import CPU, packed
 
 VOCAB = 49152
@@ -83,7 +84,7 @@ def load(path: Path) -> Tokenizer:
 def decoded(path: Path, *requests: dict[str, Any]) -> list[Sequence]:
     """Requests that are decoded beside each other."""
     tokenizer = load(path)
-    model = packed(path, readers=(Reads.EXPERT, Reads.BASE))
+    model = packed(path, readers=(Reader.EXPERT, Reader.BASE))
     engine = new_engine(
         FusedExecution(model, load_ops("native", CPU)).execute, new_scheduler(4), len(requests)
     )

@@ -1,5 +1,6 @@
 """The expert: logits, base plus adapter, of a step's emitting rows."""
 
+from cold_backend.contract import step_of
 from cold_backend.loading import load_adapter_lm
 from cold_backend.serving import lifeline, server_io
 
@@ -13,7 +14,8 @@ class TritonPythonModel:
         return server_io.answer("adapter_lm", requests, self._forward)
 
     def _forward(self, inputs):
-        loads = self._model.load_adapters(inputs["adapters"], alone=not len(inputs["rows"]))
-        self._model.copy_slots(inputs["copies"])
-        (logits,) = self._model.forward(inputs["tokens"], inputs["rows"])
+        step = step_of(inputs)
+        loads = self._model.load_adapters(step.adapters, alone=not len(step.rows))
+        self._model.copy_slots(step.copies)
+        logits = self._model.forward(step.tokens, step.rows)
         return {"expert_logits": logits.float().cpu().numpy(), "loads": loads}

@@ -1,5 +1,6 @@
 """The amateur: base logits of a step's emitting rows."""
 
+from cold_backend.contract import step_of
 from cold_backend.loading import load_base_lm
 from cold_backend.serving import lifeline, server_io
 
@@ -13,6 +14,7 @@ class TritonPythonModel:
         return server_io.answer("base_lm", requests, self._forward)
 
     def _forward(self, inputs):
-        self._model.copy_slots(inputs["copies"])
-        (logits,) = self._model.forward(inputs["tokens"], inputs["rows"])
+        step = step_of(inputs)
+        self._model.copy_slots(step.copies)
+        logits = self._model.forward(step.tokens, step.rows)
         return {"base_logits": logits.float().cpu().numpy()}

@@ -4,10 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from cold_backend.adapters.catalogue import AdapterCatalogue
-from cold_backend.engine.adapter_slots import AdapterSlots
-from cold_backend.engine.admission import Admission
 from cold_backend.engine.engine import Engine
-from cold_backend.engine.scheduler import Scheduler
 from cold_backend.loading import is_fused, load_fused, load_store, load_tokenizer
 from cold_backend.requests.request import RequestParser
 from cold_backend.serving import lifeline, server_io
@@ -24,8 +21,6 @@ class TritonPythonModel:
 
     def _start(self, args, settings):
         self._tokenizer = tokenizer = load_tokenizer(settings)
-        adapters = AdapterSlots(settings.adapter_names, settings.adapter_room)
-        scheduler = Scheduler(settings.max_sequences, settings.max_step_tokens, adapters)
         # The thread that steps also loads: a second one that computes would have OpenMP threads of
         # its own, and the two sets, more than there are cores, would sleep at every barrier.
         thread = ThreadPoolExecutor(1, "engine")
@@ -37,8 +32,7 @@ class TritonPythonModel:
             execute = store.pace.beside(execute)
         self._outbox = Outbox()
         self._telemetry = Telemetry(settings, lifeline.restarts(args))
-        admission = Admission(settings.max_queue, settings.max_wait_s)
-        self._engine = Engine(execute, scheduler, admission, self._telemetry)
+        self._engine = Engine.of(settings, execute, self._telemetry)
         self._intake = Intake(
             RequestParser(settings, tokenizer),
             AdapterCatalogue(settings, store),

@@ -2,7 +2,7 @@
 
 import torch
 
-from cold_backend.contract import DECIDED
+from cold_backend.contract import DECIDED, step_of, to_tensors
 from cold_backend.decoding.decode import decode
 from cold_backend.loading import ops_for, take_device
 from cold_backend.serving import lifeline, server_io
@@ -18,9 +18,8 @@ class TritonPythonModel:
         return server_io.answer("cold_decoder", requests, self._decode)
 
     def _decode(self, inputs):
-        expert, base = (
-            torch.from_numpy(inputs[name]).to(self._device)
-            for name in ("expert_logits", "base_logits")
-        )
-        result = decode(self._ops, server_io.read_step(inputs), expert, base)
-        return {name: getattr(result, name) for name in DECIDED}
+        expert, base = (torch.from_numpy(inputs[name]) for name in ("expert_logits", "base_logits"))
+        # A step's rows are the expert's first, then the base's.
+        logits = torch.cat((expert, base)).to(self._device)
+        result = to_tensors(decode(self._ops, step_of(inputs), logits))
+        return {name: result[name] for name in DECIDED}

@@ -1,0 +1,146 @@
+"""What is being written: tokens, their text, and the contexts that the next one is chosen from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from cold_backend.requests.answer import FinishReason, Piece
+from cold_backend.requests.context import Context
+from cold_backend.requests.request import GenerationRequest
+from cold_backend.requests.token import Token
+from cold_backend.text.detokenizer import Detokenizer, StopWords
+from cold_backend.text.tokenizer import Tokenizer
+
+
+@dataclass(slots=True, eq=False)
+class Hypothesis:
+    """An answer that may go on. A request has one, a beam search several.
+
+    Attributes:
+        request: that it answers.
+        tokens: of the prompt and the output.
+        counts: how often each token stands in the output; tokens of the prompt alone have 0.
+        eos_ids: tokens that end it, unless the request ignores them.
+        detokenizer: has seen the tokens.
+        stop_words: has seen the text.
+        text: not sent yet.
+        unsent: tokens that were not sent yet.
+        candidates: how many of its best next tokens are wanted; 0 unless it is a beam.
+        contexts: that it is read in, while it has slots.
+    """
+
+    request: GenerationRequest
+    tokens: list[int]
+    counts: Counter[int]
+    eos_ids: Collection[int]
+    detokenizer: Detokenizer
+    stop_words: StopWords
+    text: str
+    unsent: list[Token] = field(default_factory=list)
+    candidates: int = 0
+    contexts: tuple[Context, ...] = ()
+
+    @classmethod
+    def of(cls, request: GenerationRequest, tokenizer: Tokenizer) -> Hypothesis:
+        """Without any output."""
+        return cls(
+            request,
+            tokens=[*request.prompt],
+            counts=Counter(dict.fromkeys(request.prompt, 0)),
+            eos_ids=tokenizer.eos_ids,
+            detokenizer=tokenizer.detokenizer(request.prompt),
+            stop_words=StopWords(request.stop_words),
+            text=request.echo,
+        )
+
+    def fork(self) -> Hypothesis:
+        """Another that has got so far and goes on by itself, in the same slots."""
+        return Hypothesis(
+            self.request,
+            tokens=[*self.tokens],
+            counts=self.counts.copy(),
+            eos_ids=self.eos_ids,
+            detokenizer=self.detokenizer.fork(),
+            stop_words=self.stop_words.fork(),
+            text=self.text,
+            unsent=[*self.unsent],
+            candidates=self.candidates,
+            contexts=tuple(context.fork() for context in self.contexts),
+        )
+
+    @property
+    def fed(self) -> int:
+        """Tokens that all its contexts have."""
+        return min((context.fed for context in self.contexts), default=0)
+
+    @property
+    def pending(self) -> int:
+        """Tokens that the models have not seen yet: a prompt's rest, or the newest token."""
+        return len(self.tokens) - self.fed
+
+    @property
+    def output_length(self) -> int:
+        """Tokens generated so far."""
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def forced(self) -> int | None:
+        """The token that must come next; None if the models choose it."""
+        continuation = self.request.continuation
+        return continuation[self.output_length] if continuation else None
+
+    @property
+    def banned(self) -> list[int]:
+        """Tokens that must not come next."""
+        banned = [
+            word[-1]
+            for word in self.request.bad_words
+            if len(word) - 1 <= self.output_length and self._ends_with(word[:-1])
+        ]
+        if self.output_length < self.request.min_tokens:
+            banned += self.eos_ids
+        return banned
+
+    def feed(self, length: int) -> None:
+        """Says that the next tokens are in the slots. Mutates: the contexts."""
+        for context in self.contexts:
+            context.fed += length
+            context.copied_from = None
+
+    def accept(self, token: Token) -> FinishReason | None:
+        """Adds the picked token; says whether and why it ends with it.
+
+        Mutates: the tokens, and the text to be sent.
+        """
+        self.tokens.append(token.id)
+        self.counts[token.id] += 1
+        self.unsent.append(token)
+        if token.id in self.eos_ids and not self.request.ignore_eos:
+            self.text += self.stop_words.flush()
+            return FinishReason.STOP
+        if self._add_text(self.detokenizer.push(token.id)):
+            return FinishReason.STOP
+        if self.output_length >= self.request.max_tokens:
+            self.text += self.stop_words.flush()
+            return FinishReason.LENGTH
+        return None
+
+    def take(self, reason: FinishReason | None) -> Piece:
+        """What was not sent yet. Mutates: nothing is left."""
+        piece = Piece(self.text, tuple(self.unsent), reason)
+        self.text, self.unsent = "", []
+        return piece
+
+    def _add_text(self, piece: str) -> bool:
+        """Adds text to be sent; returns whether a stop word ends it."""
+        if self.output_length < self.request.min_tokens:
+            self.text += piece
+            return False
+        safe, stopped = self.stop_words.push(piece)
+        self.text += safe
+        return stopped
+
+    def _ends_with(self, ids: tuple[int, ...]) -> bool:
+        return not ids or tuple(self.tokens[-len(ids) :]) == ids
