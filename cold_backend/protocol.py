@@ -65,6 +65,14 @@ INPUTS = _named(
     ),
     Input("beta", "FP32", "strength of the contrast", default=0.5, low=0, high=STRONGEST),
     Input(
+        "lora_scale",
+        "FP32",
+        "strength of the adapter, by which PEFT's `scaling` is multiplied; 0 is the base",
+        default=1,
+        low=0,
+        high=8,
+    ),
+    Input(
         "beam_width",
         "INT32",
         "beams; each takes a slot of the server",

@@ -13,6 +13,8 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("alpha", HELLO | {"alpha": 0.0}),
     ("alpha", HELLO | {"alpha": 1.5}),
     ("beta", HELLO | {"beta": -0.1}),
+    ("lora_scale", HELLO | {"lora_scale": -0.5}),
+    ("lora_scale", HELLO | {"lora_scale": 8.5}),
     ("temperature", HELLO | {"temperature": -1.0}),
     ("top_p", HELLO | {"top_p": 0.0}),
     ("top_k", HELLO | {"top_k": -1}),

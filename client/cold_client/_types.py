@@ -51,6 +51,7 @@ class Request:
         option="a token is valid from this share of the highest expert probability, (0, 1]",
     )
     beta: float | None = _input("FP32", option="strength of the contrast, from 0")
+    lora_scale: float | None = _input("FP32", option="strength of the adapter, 1 is as trained")
     beam_width: int | None = _input("INT32")
     length_penalty: float | None = _input("FP32")
     early_stopping: bool | Stopping | None = _input("BYTES")

@@ -38,6 +38,7 @@ class GenerationRequest:
     Attributes:
         prompt: token ids.
         adapter: name, empty with `decoding` base.
+        lora_scale: the adapter's strength; 1 is as trained, and it has no effect without one.
         beam: how to search with beams; None with other decodings.
         continuation: token ids that the answer has to be; empty if it is free.
         bad_words: token sequences that must not come up.
@@ -48,6 +49,7 @@ class GenerationRequest:
 
     prompt: tuple[int, ...]
     adapter: str
+    lora_scale: float
     decoding: str
     sampling: Sampling
     beam: BeamSettings | None
@@ -208,6 +210,7 @@ class RequestParser:
         return GenerationRequest(
             prompt=prompt,
             adapter=self._adapter(inputs, sampling.mode),
+            lora_scale=read_number(inputs, "lora_scale"),
             decoding=decoding,
             sampling=sampling,
             beam=beam,
