@@ -26,6 +26,7 @@ class AdapterDefaults:
     decoding: str = INPUTS["decoding"].default
     alpha: float = INPUTS["alpha"].default
     beta: float = INPUTS["beta"].default
+    lora_scale: float = INPUTS["lora_scale"].default
 
 
 NO_DEFAULTS = AdapterDefaults()  # of an adapter for which nobody has any

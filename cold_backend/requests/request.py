@@ -210,7 +210,7 @@ class RequestParser:
         return GenerationRequest(
             prompt=prompt,
             adapter=self._adapter(inputs, sampling.mode),
-            lora_scale=read_number(inputs, "lora_scale"),
+            lora_scale=read_number(inputs, "lora_scale", defaults.lora_scale),
             decoding=decoding,
             sampling=sampling,
             beam=beam,
