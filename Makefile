@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Nothing may be fetched from a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test test-fast test-tools serve check check-requirements ascend-check npu-test format \
+.PHONY: setup demo test test-fast test-tools serve check check-requirements ascend-check npu-test protocol format \
 	bench bench-kernels load soak faults fuzz overload peers dashboard-picture study study-report clean
 
 setup: .venv/.installed $(BASE_MODEL_FILE)
@@ -95,6 +95,10 @@ npu-test:
 	$(NPU)/bin/python -m pip install -c constraints.txt -r install/npu_test.txt
 	$(NPU)/bin/python -m pip install -c constraints.txt -c install/npu.txt --no-build-isolation -e ./kernels
 	PYTHONPATH=kernels/ascend:. $(NPU)/bin/python -m pytest -c kernels/ascend/pytest.ini --rootdir . --noconftest -p npu tests/kernels/test_parity.py
+
+# Writes docs/protocol.md's tables and cold's config.pbtxt from cold_backend/protocol.py.
+protocol: .venv/.installed
+	$(BIN)/python docs/write_protocol.py
 
 format: .venv/.installed
 	$(BIN)/ruff format .

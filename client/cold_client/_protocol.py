@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
@@ -14,19 +15,8 @@ from ._types import Piece, Request, TokenContrast
 
 MODEL = "cold"
 
-_DATATYPES = {
-    "BYTES": "text_input messages continuation lora_name decoding early_stopping"
-    " stop_words bad_words",
-    "INT64": "input_ids",
-    "FP32": "alpha beta length_penalty temperature top_p min_p"
-    " repetition_penalty presence_penalty frequency_penalty deadline_s",
-    "INT32": "beam_width top_k max_tokens min_tokens priority",
-    "UINT64": "seed",
-    "BOOL": "ignore_eos stream exclude_input_in_output return_log_probs return_finish_reason"
-    " return_num_input_tokens return_num_output_tokens return_contrast",
-}
-INPUTS = {name: datatype for datatype, names in _DATATYPES.items() for name in names.split()}
-LISTS = frozenset({"input_ids", "stop_words", "bad_words"})
+INPUTS = {f.name: str(f.metadata["datatype"]) for f in fields(Request)} | {"stream": "BOOL"}
+LISTS = frozenset(f.name for f in fields(Request) if f.metadata["many"])
 
 # struct's codes for the datatypes of numbers.
 _CODES = {"BOOL": "?", "INT32": "i", "INT64": "q", "UINT64": "Q", "FP32": "f"}

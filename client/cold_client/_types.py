@@ -4,7 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+DecodingName = Literal["cold", "greedy", "base", "beam", "cold_beam"]
+Stopping = Literal["true", "false", "never"]
+
+
+def _input(
+    datatype: str, default: bool | None = None, *, option: str = "", many: bool = False
+) -> Any:
+    """A field of `Request`.
+
+    Args:
+        datatype: of the tensor.
+        default: what is sent where nothing is said.
+        option: what the command's option of this name does; without it there is none, or one of
+            its own.
+        many: whether the tensor is a list.
+    """
+    return field(default=default, metadata={"datatype": datatype, "option": option, "many": many})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,38 +40,42 @@ class Request:
         priority: 0 is served first, 1 is what the server takes without it, 2 is served last.
     """
 
-    text_input: str | None = None
-    messages: Sequence[Mapping[str, str]] | None = None
-    input_ids: Sequence[int] | None = None
-    continuation: str | None = None
-    lora_name: str | None = None
-    decoding: Literal["cold", "greedy", "base", "beam", "cold_beam"] | None = None
-    alpha: float | None = None
-    beta: float | None = None
-    beam_width: int | None = None
-    length_penalty: float | None = None
-    early_stopping: bool | Literal["true", "false", "never"] | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    seed: int | None = None
-    max_tokens: int | None = None
-    min_tokens: int | None = None
-    stop_words: Sequence[str] | None = None
-    bad_words: Sequence[str] | None = None
-    ignore_eos: bool | None = None
-    exclude_input_in_output: bool | None = None
-    deadline_s: float | None = None
-    priority: int | None = None
-    return_log_probs: bool | None = None
-    return_finish_reason: bool | None = True
-    return_num_input_tokens: bool | None = True
-    return_num_output_tokens: bool | None = None
-    return_contrast: bool | None = None
+    text_input: str | None = _input("BYTES")
+    messages: Sequence[Mapping[str, str]] | None = _input("BYTES")
+    input_ids: Sequence[int] | None = _input("INT64", many=True)
+    continuation: str | None = _input("BYTES")
+    lora_name: str | None = _input("BYTES")
+    decoding: DecodingName | None = _input("BYTES")
+    alpha: float | None = _input(
+        "FP32",
+        option="a token is valid from this share of the highest expert probability, (0, 1]",
+    )
+    beta: float | None = _input("FP32", option="strength of the contrast, from 0")
+    lora_scale: float | None = _input("FP32", option="strength of the adapter, 1 is as trained")
+    beam_width: int | None = _input("INT32")
+    length_penalty: float | None = _input("FP32")
+    early_stopping: bool | Stopping | None = _input("BYTES")
+    temperature: float | None = _input("FP32", option="0 takes the best token, above 0 samples")
+    top_k: int | None = _input("INT32", option="0 is off")
+    top_p: float | None = _input("FP32", option="1 is off")
+    min_p: float | None = _input("FP32", option="0 is off")
+    repetition_penalty: float | None = _input("FP32", option="1 is off")
+    presence_penalty: float | None = _input("FP32", option="0 is off")
+    frequency_penalty: float | None = _input("FP32", option="0 is off")
+    seed: int | None = _input("UINT64", option="same seed and request, same tokens")
+    max_tokens: int | None = _input("INT32", option="most tokens to generate")
+    min_tokens: int | None = _input("INT32", option="no end of sequence before")
+    stop_words: Sequence[str] | None = _input("BYTES", many=True)
+    bad_words: Sequence[str] | None = _input("BYTES", many=True)
+    ignore_eos: bool | None = _input("BOOL")
+    exclude_input_in_output: bool | None = _input("BOOL")
+    deadline_s: float | None = _input("FP32")
+    priority: int | None = _input("INT32")
+    return_log_probs: bool | None = _input("BOOL")
+    return_finish_reason: bool | None = _input("BOOL", True)
+    return_num_input_tokens: bool | None = _input("BOOL", True)
+    return_num_output_tokens: bool | None = _input("BOOL")
+    return_contrast: bool | None = _input("BOOL")
 
 
 @dataclass(frozen=True, slots=True)

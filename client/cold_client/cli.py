@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.live import Live
@@ -26,7 +26,7 @@ from ._exceptions import (
     ServerUnavailable,
 )
 from ._transport import Transport
-from ._types import Model, Request, Result
+from ._types import DecodingName, Model, Request, Result, Stopping
 
 _BETA = 0.5  # the server's, unless an adapter has its own
 _EXIT_CODES = """\
@@ -38,20 +38,7 @@ exit codes:
   4    the time was up
   130  interrupted; the request is cancelled on the server
 """
-_NUMBERS: tuple[tuple[str, type, str], ...] = (
-    ("alpha", float, "a token is valid from this share of the highest expert probability, (0, 1]"),
-    ("beta", float, "strength of the contrast, from 0"),
-    ("temperature", float, "0 takes the best token, above 0 samples"),
-    ("top-k", int, "0 is off"),
-    ("top-p", float, "1 is off"),
-    ("min-p", float, "0 is off"),
-    ("repetition-penalty", float, "1 is off"),
-    ("presence-penalty", float, "0 is off"),
-    ("frequency-penalty", float, "0 is off"),
-    ("seed", int, "same seed and request, same tokens"),
-    ("max-tokens", int, "most tokens to generate"),
-    ("min-tokens", int, "no end of sequence before"),
-)
+_KINDS: dict[str, type] = {"FP32": float, "INT32": int, "UINT64": int}  # of options
 
 
 def main(argv: Sequence[str] | None = None, *, transport: Transport | None = None) -> int:
@@ -256,8 +243,14 @@ def _add_request(command: argparse.ArgumentParser) -> None:
     command.add_argument("prompt", metavar="PROMPT", help="the prompt; - reads standard input")
     command.add_argument("--chat", action="store_true", help="send the prompt as a user's message")
     command.add_argument("--adapter", dest="lora_name", metavar="NAME")
-    for name, kind, text in _NUMBERS:
-        command.add_argument(f"--{name}", type=kind, metavar="N", help=text)
+    for one in fields(Request):
+        if one.metadata["option"]:
+            command.add_argument(
+                f"--{one.name.replace('_', '-')}",
+                type=_KINDS[one.metadata["datatype"]],
+                metavar="N",
+                help=one.metadata["option"],
+            )
     for name, dest in (("stop", "stop_words"), ("bad-word", "bad_words")):
         command.add_argument(
             f"--{name}", dest=dest, action="append", metavar="TEXT", help="may be given many times"
@@ -266,12 +259,12 @@ def _add_request(command: argparse.ArgumentParser) -> None:
 
 
 def _add_generate(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--decoding", choices=("cold", "greedy", "base", "beam", "cold_beam"))
+    command.add_argument("--decoding", choices=get_args(DecodingName))
     command.add_argument("--beam-width", type=int, metavar="N", help="from 2, with beams")
     command.add_argument(
         "--length-penalty", type=float, metavar="N", help="above 0 prefers long answers, with beams"
     )
-    command.add_argument("--early-stopping", choices=("true", "false", "never"), help="with beams")
+    command.add_argument("--early-stopping", choices=get_args(Stopping), help="with beams")
     command.add_argument("--no-stream", action="store_true", help="print all text at the end")
     for name, dest, value, text in (
         ("--echo", "exclude_input_in_output", False, "print the prompt before the output"),

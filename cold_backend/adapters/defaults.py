@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from cold_backend.adapters.files import AdapterFile, find_stamp
-from cold_backend.contract import STRONGEST
+from cold_backend.protocol import INPUTS
 
 FILE = "cold.json"
 _DECODINGS = ("cold", "greedy")
-_KEYS = ("decoding", "alpha", "beta", "tuning")
+_TUNING = "tuning"  # notes of who tuned; nothing here reads them
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterDefaults:
-    """What requests that do not say otherwise get; the fields are the inputs of the same name."""
+    """What requests that do not say otherwise get; the fields are the inputs of the same name.
 
-    decoding: str = "cold"
-    alpha: float = 0.1
-    beta: float = 0.5
+    All but `decoding` are numbers.
+    """
+
+    decoding: str = INPUTS["decoding"].default
+    alpha: float = INPUTS["alpha"].default
+    beta: float = INPUTS["beta"].default
+    lora_scale: float = INPUTS["lora_scale"].default
 
 
 NO_DEFAULTS = AdapterDefaults()  # of an adapter for which nobody has any
+_FIELDS = tuple(field.name for field in fields(AdapterDefaults))
 
 
 def read_defaults(adapter: Path, name: str = "") -> AdapterDefaults:
@@ -50,28 +56,33 @@ def read_defaults(adapter: Path, name: str = "") -> AdapterDefaults:
 
 
 def _defaults(values: dict[str, object]) -> AdapterDefaults:
+    known = (*_FIELDS, _TUNING)
     for key in values:
-        if key not in _KEYS:
-            raise ValueError(f"{key[:64]!r}: unknown key; known are {', '.join(_KEYS)}")
-    others = AdapterDefaults()
-    decoding = values.get("decoding", others.decoding)
-    if decoding not in _DECODINGS:
+        if key not in known:
+            raise ValueError(f"{key[:64]!r}: unknown key; known are {', '.join(known)}")
+    found: dict[str, Any] = {key: values[key] for key in _FIELDS if key in values}
+    for key, value in found.items():
+        if key == "decoding":
+            _check_decoding(value)
+        else:
+            found[key] = _number(key, value)
+    return AdapterDefaults(**found)
+
+
+def _check_decoding(value: object) -> None:
+    if value not in _DECODINGS:
         raise ValueError(
-            f"decoding: must be one of {', '.join(_DECODINGS)}, got {repr(decoding)[:64]}"
+            f"decoding: must be one of {', '.join(_DECODINGS)}, got {repr(value)[:64]}"
         )
-    alpha = _number("alpha", values.get("alpha", others.alpha))
-    beta = _number("beta", values.get("beta", others.beta))
-    if not 0 < alpha <= 1:
-        raise ValueError(f"alpha: must be in (0, 1], got {alpha:g}")
-    if not 0 <= beta <= STRONGEST:
-        raise ValueError(f"beta: must be in [0, {STRONGEST:g}], got {beta:g}")
-    return AdapterDefaults(str(decoding), alpha, beta)
 
 
 def _number(key: str, value: object) -> float:
-    if type(value) in (int, float):
+    number = math.nan
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         with contextlib.suppress(OverflowError):
-            number = float(value)  # type: ignore[arg-type]
-            if math.isfinite(number):
-                return number
-    raise ValueError(f"{key}: must be a finite number, got {repr(value)[:64]}")
+            number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{key}: must be a finite number, got {repr(value)[:64]}")
+    if refusal := INPUTS[key].refusal(number):
+        raise ValueError(f"{key}: {refusal}")
+    return number

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from cold_backend.errors import InvalidRequestError
+from cold_backend.protocol import INPUTS, MAX_WORDS
 
 Inputs = Mapping[str, npt.NDArray[Any]]
 
 MAX_NAME_BYTES = 64
-MAX_WORDS = 64  # stop words and bad words, each
 MAX_WORD_BYTES = 256  # text that may become a stop word is compared with all of them at every token
 MAX_MESSAGES = 1024
 ESCAPED = 6  # bytes that JSON may take for one of text: \u0001
 # What leaves the choice of tokens to their scores alone.
-PLAIN = {
-    "temperature": 0,
-    "top_k": 0,
-    "top_p": 1,
-    "min_p": 0,
-    "repetition_penalty": 1,
-    "presence_penalty": 0,
-    "frequency_penalty": 0,
-}
+PLAIN = {one.name: one.default for one in INPUTS.values() if one.shapes}
 
 
 def check_off(inputs: Inputs, off: Mapping[str, object], reason: str) -> None:
@@ -37,41 +29,29 @@ def check_off(inputs: Inputs, off: Mapping[str, object], reason: str) -> None:
             raise InvalidRequestError(name, reason)
 
 
-def read_number(
-    inputs: Inputs,
-    name: str,
-    default: float,
-    low: float,
-    high: float,
-    *,
-    open_low: bool = False,
-    or_zero: bool = False,
-) -> float:
-    """A finite number between low and high; `open_low` leaves low itself out, `or_zero` adds 0."""
-    value = float(inputs[name].item()) if name in inputs else default
-    above = value > low if open_low else value >= low
-    inside = above and value <= high and np.isfinite(value)
-    if not (inside or (or_zero and value == 0)):
-        if np.isinf(high):
-            allowed = f"a finite number {'above' if open_low else 'of at least'} {low:g}"
-        else:
-            zero = "0 or " if or_zero else ""
-            allowed = f"{zero}in {'(' if open_low else '['}{low:g}, {high:g}]"
-        raise InvalidRequestError(name, f"must be {allowed}, got {value:g}")
+def read_number(inputs: Inputs, name: str, default: float | None = None) -> float:
+    """A number in the field's range; `default` stands in for the protocol's own."""
+    if name not in inputs:
+        return float(INPUTS[name].default if default is None else default)
+    value = float(inputs[name].item())
+    _check(name, value)
     return value
 
 
-def read_integer(inputs: Inputs, name: str, default: int, low: int, high: int) -> int:
-    """An integer between low and high."""
-    value = int(inputs[name].item()) if name in inputs else default
-    if not low <= value <= high:
-        raise InvalidRequestError(name, f"must be between {low} and {high}, got {value}")
+def read_integer(
+    inputs: Inputs, name: str, default: int | None = None, *, high: float = math.inf
+) -> int:
+    """Likewise an integer, which `high` may bound more closely than the protocol does."""
+    if name not in inputs:
+        return int(INPUTS[name].default if default is None else default)
+    value = int(inputs[name].item())
+    _check(name, value, high)
     return value
 
 
-def read_flag(inputs: Inputs, name: str, default: bool) -> bool:
+def read_flag(inputs: Inputs, name: str) -> bool:
     """True or false."""
-    return bool(inputs[name].item()) if name in inputs else default
+    return bool(inputs[name].item() if name in inputs else INPUTS[name].default)
 
 
 def read_text(inputs: Inputs, name: str, most_bytes: int) -> str:
@@ -82,6 +62,13 @@ def read_text(inputs: Inputs, name: str, most_bytes: int) -> str:
 def read_name(inputs: Inputs, name: str) -> str:
     """The name of something; empty where it is absent."""
     return read_text(inputs, name, MAX_NAME_BYTES)
+
+
+def read_choice(inputs: Inputs, name: str, default: str = "") -> str:
+    """One of the field's choices; `default` stands in for the protocol's own."""
+    chosen = read_name(inputs, name) or default or str(INPUTS[name].default)
+    _check(name, chosen)
+    return chosen
 
 
 def read_words(inputs: Inputs, name: str) -> tuple[str, ...]:
@@ -111,6 +98,12 @@ def parse_messages(name: str, chat: str, most_bytes: int) -> list[dict[str, str]
     if size > most_bytes:
         raise InvalidRequestError(name, f"at most {most_bytes} bytes of text, got {size}")
     return messages
+
+
+def _check(name: str, value: object, high: float = math.inf) -> None:
+    refusal = INPUTS[name].refusal(value, high)
+    if refusal:
+        raise InvalidRequestError(name, refusal)
 
 
 def _is_message(value: object) -> bool:

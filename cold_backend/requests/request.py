@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from cold_backend.adapters.defaults import NO_DEFAULTS, AdapterDefaults
 from cold_backend.config import Settings
 from cold_backend.errors import InvalidRequestError
+from cold_backend.protocol import INPUTS
 from cold_backend.requests.beam import BeamSettings
 from cold_backend.requests.beam_fields import read_beam
 from cold_backend.requests.fields import (
@@ -26,10 +27,8 @@ from cold_backend.requests.sampling import Sampling, read_decoding, read_samplin
 from cold_backend.text.tokenizer import Tokenizer
 from cold_kernels import Mode
 
-DEFAULT_MAX_TOKENS = 256
 _STAND_IN = (0,)  # for tokens that are not known yet: there will be one at least
 _OF_A_FREE_ANSWER = ("max_tokens", "min_tokens", "stop_words", "bad_words")
-_INFINITY = float("inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +38,7 @@ class GenerationRequest:
     Attributes:
         prompt: token ids.
         adapter: name, empty with `decoding` base.
-        lora_scale: strength of the adapter; at 0 it is the base.
+        lora_scale: the adapter's strength: 1 is as trained, 0 is the base.
         beam: how to search with beams; None with other decodings.
         continuation: token ids that the answer has to be; empty if it is free.
         bad_words: token sequences that must not come up.
@@ -118,7 +117,7 @@ class RequestParser:
         """Reads, checks and tokenises one request.
 
         Args:
-            inputs: arrays by input name, of the data types that config.pbtxt declares.
+            inputs: arrays by input name, of the protocol's types.
             defaults: of its adapter.
 
         Raises:
@@ -132,8 +131,8 @@ class RequestParser:
         Takes time for what the request's bytes are limited to at most; reads no file.
 
         Args:
-            inputs: arrays by input name, of the data types that config.pbtxt declares. They are not
-                referred to any more afterwards.
+            inputs: arrays by input name, of the protocol's types. They are not referred to any more
+                afterwards.
 
         Raises:
             InvalidRequestError: a field is missing, malformed or out of range.
@@ -181,7 +180,7 @@ class RequestParser:
             )
         request = self._request(draft.inputs, defaults, prompt, continuation)
         bad_words = read_words(draft.inputs, "bad_words")
-        excluded = read_flag(draft.inputs, "exclude_input_in_output", True)
+        excluded = read_flag(draft.inputs, "exclude_input_in_output")
         return replace(
             request,
             bad_words=tuple(ids for word in bad_words for ids in self._spellings(word)),
@@ -199,36 +198,36 @@ class RequestParser:
         decoding = read_decoding(inputs, defaults)
         sampling = read_sampling(inputs, decoding, defaults)
         room = self._settings.max_context - len(prompt)
-        default = len(continuation) or min(DEFAULT_MAX_TOKENS, room)
-        max_tokens = read_integer(inputs, "max_tokens", default, 1, room)
+        default = len(continuation) or min(INPUTS["max_tokens"].default, room)
+        max_tokens = read_integer(inputs, "max_tokens", default, high=room)
         beam = read_beam(inputs, decoding, self._settings.max_sequences)
         if beam and continuation:
             raise InvalidRequestError("continuation", f"not with decoding {decoding}")
-        return_contrast = read_flag(inputs, "return_contrast", False)
+        return_contrast = read_flag(inputs, "return_contrast")
         if return_contrast and sampling.mode is Mode.BASE:
             raise InvalidRequestError("return_contrast", "not available with decoding base")
         read_words(inputs, "bad_words")
         return GenerationRequest(
             prompt=prompt,
             adapter=self._adapter(inputs, sampling.mode),
-            lora_scale=read_number(inputs, "lora_scale", 1, 0, 8),
+            lora_scale=read_number(inputs, "lora_scale", defaults.lora_scale),
             decoding=decoding,
             sampling=sampling,
             beam=beam,
             continuation=continuation,
             max_tokens=max_tokens,
-            min_tokens=read_integer(inputs, "min_tokens", 0, 0, max_tokens),
+            min_tokens=read_integer(inputs, "min_tokens", high=max_tokens),
             stop_words=read_words(inputs, "stop_words"),
             bad_words=(),
-            ignore_eos=read_flag(inputs, "ignore_eos", False) or bool(continuation),
-            stream=read_flag(inputs, "stream", False),
+            ignore_eos=read_flag(inputs, "ignore_eos") or bool(continuation),
+            stream=read_flag(inputs, "stream"),
             echo="",
-            priority=read_integer(inputs, "priority", 1, 0, 2),
-            deadline_s=_deadline(inputs),
-            return_log_probs=read_flag(inputs, "return_log_probs", False),
-            return_finish_reason=read_flag(inputs, "return_finish_reason", False),
-            return_num_input_tokens=read_flag(inputs, "return_num_input_tokens", False),
-            return_num_output_tokens=read_flag(inputs, "return_num_output_tokens", False),
+            priority=read_integer(inputs, "priority"),
+            deadline_s=read_number(inputs, "deadline_s"),
+            return_log_probs=read_flag(inputs, "return_log_probs"),
+            return_finish_reason=read_flag(inputs, "return_finish_reason"),
+            return_num_input_tokens=read_flag(inputs, "return_num_input_tokens"),
+            return_num_output_tokens=read_flag(inputs, "return_num_output_tokens"),
             return_contrast=return_contrast,
         )
 
@@ -263,9 +262,3 @@ class RequestParser:
             tuple(self._tokenizer.encode_bare(form, "bad_words")) for form in (word, " " + word)
         )
         return [ids for ids in dict.fromkeys(spelled) if ids]
-
-
-def _deadline(inputs: Inputs) -> float:
-    if "deadline_s" not in inputs:
-        return _INFINITY
-    return read_number(inputs, "deadline_s", 0, 0, _INFINITY, open_low=True)

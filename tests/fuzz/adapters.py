@@ -71,6 +71,7 @@ def _load(path: Path, model: nn.Module) -> str:
     defaults = _verdict(lambda: read_defaults(path, "mine"))
     if isinstance(defaults, AdapterDefaults):
         expect(0 < defaults.alpha <= 1 and 0 <= defaults.beta <= 1000, defaults)
+        expect(0 <= defaults.lora_scale <= 8, defaults)
     return "refused" if isinstance(mapped, str) or isinstance(defaults, str) else "loaded"
 
 
@@ -120,7 +121,7 @@ def _odd_defaults(path: Path, weights: dict[str, Tensor], chance: random.Random)
     elif what == 1:
         file.write_bytes(chance.choice([b"", b"[]", b"[" * 100_000, b"\xff", b" " * (2 << 20)]))
     else:
-        keys = chance.sample(["decoding", "alpha", "beta", "tuning", "x"], 2)
+        keys = chance.sample(["decoding", "alpha", "beta", "lora_scale", "tuning", "x"], 2)
         file.write_text(json.dumps({key: chance.choice(_ODD) for key in keys}))
 
 

@@ -60,10 +60,11 @@ def check_request(request: GenerationRequest, settings: Settings, vocab_size: in
     expect(prompt and min(prompt) >= 0 and max(prompt) < vocab_size, "prompt")
     expect(1 <= request.max_tokens <= settings.max_context - len(prompt), "max_tokens")
     expect(0 <= request.min_tokens <= request.max_tokens, "min_tokens")
-    expect(request.adapter in ("", *settings.adapters), "adapter")
+    expect(len(request.adapter.encode()) <= 64, "adapter")  # the catalogue knows which there are
     expect(0 < sampling.alpha <= 1 and 0 < sampling.top_p <= 1, "alpha, top_p")
     expect(0 <= sampling.beta <= 1000 and 0 <= sampling.temperature <= 1000, "beta, temperature")
     expect(0.0009 < sampling.repetition_penalty <= 1000, "repetition_penalty")
     expect(0 <= sampling.seed < 2**64 and sampling.top_k >= 0, "seed, top_k")
+    expect(0 <= request.lora_scale <= 8, "lora_scale")
     expect(request.priority in (0, 1, 2) and request.deadline_s > 0, "priority, deadline_s")
     expect(all(request.stop_words) and all(request.bad_words), "words")

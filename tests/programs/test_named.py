@@ -28,6 +28,7 @@ _STARTED = {
     "cold-server": "tests/load/test_faults.py::test_a_short_run",
     "cold-tune": "tests/evaluation/test_commands.py::test_evaluate_and_tune",
     "deploy/grafana/picture.py": f"{_HERE}load_tests.py::test_dashboard_picture",
+    "docs/write_protocol.py": "tests/unit/test_protocol.py::test_the_files_are_written",
     "examples/demo.py": f"{_HERE}examples.py::test_demo",
     "examples/prepare_model.py": f"{_HERE}examples.py::test_prepare_model",
     "examples/train_adapter.py": f"{_HERE}examples.py::test_train_adapter",

@@ -25,8 +25,8 @@ def write(folder: Path, content: object) -> Path:
 
 
 def test_without_a_file_the_defaults_are_the_servers(tmp_path: Path) -> None:
-    assert read_defaults(tmp_path) == AdapterDefaults("cold", 0.1, 0.5)
-    assert read_defaults(write(tmp_path / "a", {"beta": 2})) == AdapterDefaults("cold", 0.1, 2.0)
+    assert read_defaults(tmp_path) == AdapterDefaults("cold", 0.1, 0.5, 1)
+    assert read_defaults(write(tmp_path / "a", {"beta": 2})) == AdapterDefaults("cold", 0.1, 2.0, 1)
 
 
 @pytest.mark.parametrize(
@@ -34,13 +34,14 @@ def test_without_a_file_the_defaults_are_the_servers(tmp_path: Path) -> None:
     [
         ("{", "Expecting"),
         ([], "must be a JSON object"),
-        ({"gamma": 1}, "'gamma': unknown key; known are decoding, alpha, beta, tuning"),
+        ({"gamma": 1}, "'gamma': unknown key; known are decoding, alpha, beta, lora_scale, tuning"),
         ({"decoding": "base"}, "decoding: must be one of cold, greedy, got 'base'"),
         ({"decoding": ["cold"]}, "decoding: must be one of"),
         ({"alpha": 0}, r"alpha: must be in \(0, 1\], got 0"),
         ({"alpha": 1.5}, "alpha: must be in"),
         ({"alpha": "0.1"}, "alpha: must be a finite number, got '0.1'"),
         ({"beta": -1}, r"beta: must be in \[0, 1000\], got -1"),
+        ({"lora_scale": 9}, r"lora_scale: must be in \[0, 8\], got 9"),
         ({"beta": True}, "beta: must be a finite number, got True"),
         ('{"beta": NaN}', "beta: must be a finite number, got nan"),
         ({"beta": None}, "beta: must be a finite number, got None"),
@@ -60,7 +61,9 @@ def test_a_malformed_file_is_named_with_its_key(
 
 
 def test_requests_override_field_by_field(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    tuned = write(tmp_path / "tuned", {"decoding": "greedy", "alpha": 0.3, "beta": 0.25})
+    tuned = write(
+        tmp_path / "tuned", {"decoding": "greedy", "alpha": 0.3, "beta": 0.25, "lora_scale": 2}
+    )
     folder = tmp_path / "folder"
     write(folder, {}) and write(folder / "other", {"beta": 2})
     settings = Settings(
@@ -68,13 +71,15 @@ def test_requests_override_field_by_field(tmp_path: Path, tokenizer: Tokenizer) 
     )
     parser, catalogue = RequestParser(settings, tokenizer), AdapterCatalogue(settings, None)
 
-    def parsed(**fields: object) -> tuple[Mode, float, float]:
+    def parsed(**fields: object) -> tuple[Mode, float, float, float]:
         inputs = {"text_input": "Hello", **fields}
         draft = parser.check({n: np.array([[v]]) for n, v in inputs.items()})
         defaults = catalogue.reading(draft.lora_name).result().defaults
-        sampling = parser.complete(draft, defaults).sampling
-        return sampling.mode, round(sampling.alpha, 6), round(sampling.beta, 6)
+        request = parser.complete(draft, defaults)
+        mode, alpha, beta = request.sampling.mode, request.sampling.alpha, request.sampling.beta
+        return mode, round(alpha, 6), round(beta, 6), request.lora_scale
 
-    assert parsed() == (Mode.EXPERT, 0.3, 0.25)
-    assert parsed(decoding="cold") == (Mode.COLD, 0.3, 0.25)
-    assert parsed(decoding="cold", beta=1.0) == (Mode.COLD, 0.3, 1.0)
+    assert parsed() == (Mode.EXPERT, 0.3, 0.25, 2)
+    assert parsed(decoding="cold") == (Mode.COLD, 0.3, 0.25, 2)
+    assert parsed(decoding="cold", beta=1.0) == (Mode.COLD, 0.3, 1.0, 2)
+    assert parsed(lora_scale=0.5) == (Mode.EXPERT, 0.3, 0.25, 0.5)

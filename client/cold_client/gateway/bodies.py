@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import (
     AfterValidator,
@@ -11,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    create_model,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -114,36 +115,33 @@ class StreamOptions(Strict):
     include_usage: bool | None = None
 
 
-class Body(Strict):
-    """What both endpoints share. The server checks the ranges; None leaves the choice to it."""
+# Inputs that bodies do not have, or not under their own names.
+_NOT_HERE = {
+    *("text_input", "messages", "input_ids", "continuation", "lora_name", "stop_words"),
+    *("exclude_input_in_output", "return_log_probs", "return_finish_reason"),
+    *("return_num_input_tokens", "return_num_output_tokens"),
+}
+_SAME: dict[str, Any] = {
+    name: (hint, None) for name, hint in get_type_hints(Request).items() if name not in _NOT_HERE
+}
+_Inputs: Any = create_model("_Inputs", __base__=Strict, **_SAME)
+
+
+class Body(_Inputs):
+    """What both endpoints share, with the inputs that have the same name here, OpenAI's or not.
+
+    The server checks the ranges; None leaves the choice to it.
+    """
 
     model: str
     max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
     stop: _Strings | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
 
-    decoding: Literal["cold", "greedy", "base", "beam", "cold_beam"] | None = None
-    alpha: float | None = None
-    beta: float | None = None
-    beam_width: int | None = None
-    length_penalty: float | None = None
-    early_stopping: bool | Literal["true", "false", "never"] | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    min_tokens: int | None = None
     bad_words: _Strings | None = None
-    ignore_eos: bool | None = None
-    return_contrast: bool | None = None
-    deadline_s: float | None = None
-    priority: int | None = None
 
     n: Annotated[Any, AfterValidator(Only((1,)))] = None
     logit_bias: Annotated[Any, AfterValidator(Only(({},)))] = None
@@ -161,8 +159,7 @@ class Body(Strict):
         """The inputs that do not depend on the endpoint. Raises InvalidRequest."""
         if self.stream_options and not self.stream:
             raise InvalidRequest("stream_options: only with stream", field="stream_options")
-        same = {field.name for field in fields(Request)} & set(Body.model_fields)
-        inputs = self.model_dump(include=same)
+        inputs: dict[str, Any] = self.model_dump(include=set(_SAME))
         if served.adapter is None:
             if self.decoding not in (None, "base"):
                 raise InvalidRequest(

@@ -4,7 +4,7 @@ import io
 import json
 import math
 from collections.abc import Generator
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from rich.console import Console
@@ -108,8 +108,9 @@ def test_generate_json(
 
 
 def test_every_flag_reaches_the_request(transport: FakeTransport) -> None:
-    numbers = {name: index + 1 for index, (name, _, _) in enumerate(cli._NUMBERS)}
-    flags = [f"--{name}={value}" for name, value in numbers.items()]
+    options = [field.name for field in fields(Request) if field.metadata["option"]]
+    numbers = {name: index + 1 for index, name in enumerate(options)}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in numbers.items()]
     flags += ["--stop=a", "--stop=b", "--bad-word=c", "--ignore-eos", "--adapter=x", "--chat"]
     flags += ["--decoding=beam", "--echo", "--log-probs", "--contrast"]
     flags += ["--beam-width=6", "--length-penalty=-0.5", "--early-stopping=never"]
@@ -128,7 +129,7 @@ def test_every_flag_reaches_the_request(transport: FakeTransport) -> None:
             exclude_input_in_output=False,
             return_log_probs=True,
             return_contrast=True,
-            **{name.replace("-", "_"): value for name, value in numbers.items()},  # type: ignore[arg-type]
+            **numbers,  # type: ignore[arg-type]
         )
     ]
 

@@ -38,6 +38,7 @@ SAME = {
     "early_stopping": st.booleans() | st.sampled_from(["true", "false", "never"]),
     "alpha": number,
     "beta": number,
+    "lora_scale": number,
     "temperature": number,
     "top_k": st.integers(),
     "top_p": number,

@@ -30,6 +30,7 @@ FULL = Request(
     decoding="cold",
     alpha=1,
     beta=0.5,
+    lora_scale=1.5,
     beam_width=3,
     length_penalty=0,
     early_stopping=True,
