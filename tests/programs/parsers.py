@@ -15,7 +15,7 @@ import pytest
 from tests.documents import ROOT
 from tests.programs.named import console
 
-_MODULES = ("deploy/", "study/", "tests/")  # run by `python -m`
+_MODULES = ("benchmarks/device/", "deploy/", "study/", "tests/")  # run by `python -m`
 _PLACEHOLDER = {"...", "…"}
 
 
