@@ -94,7 +94,7 @@ npu-test:
 	@install/venv.sh $(NPU)
 	$(NPU)/bin/python -m pip install -c constraints.txt -r install/npu_test.txt
 	$(NPU)/bin/python -m pip install -c constraints.txt -c install/npu.txt --no-build-isolation -e ./kernels
-	PYTHONPATH=kernels/ascend:. $(NPU)/bin/python -m pytest -c kernels/ascend/pytest.ini --rootdir . --noconftest -p npu tests/kernels/test_parity.py
+	PYTHONPATH=. $(NPU)/bin/python -m pytest -c kernels/ascend/pytest.ini --rootdir . --noconftest -p tests.kernels.on_device --on npu tests/kernels/test_parity.py
 
 # Writes docs/protocol.md's tables and cold's config.pbtxt from cold_backend/protocol.py.
 protocol: .venv/.installed

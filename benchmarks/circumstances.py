@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("torch", "transformers", "peft", "numpy", "tritonclient", "nvidia-pytriton")
+_PACKAGES = ("torch", "triton", "transformers", "peft", "numpy", "tritonclient", "nvidia-pytriton")
 _ROOT = Path(__file__).resolve().parents[1]
 
 

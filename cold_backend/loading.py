@@ -134,6 +134,10 @@ def take_device(settings: Settings, index: int, *, of: int = 1) -> torch.device:
     device = _device(settings, index)
     if device.type == "cpu":
         torch.set_num_threads(settings.threads or max(1, _THREADS // of))
+    if device.type == "cuda":
+        # Where it may, torch attends with cuDNN, which makes a plan, in tens of milliseconds, for
+        # every length and number of tokens.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return device
 
 

@@ -89,13 +89,18 @@ def attend(
         here, end = slice(first, first + length), start + length
         keys[slot, :, start:end] = key[here].transpose(0, 1)
         values[slot, :, start:end] = value[here].transpose(0, 1)
-        seen = torch.ones(length, end, dtype=torch.bool, device=qkv.device).tril(start)
+        # One query sees all keys; those of a prompt's beginning are what is_causal is made for.
+        # A mask bars torch's fastest kernels.
+        seen = None
+        if length > 1 and start:
+            seen = torch.ones(length, end, dtype=torch.bool, device=qkv.device).tril(start)
         parts.append(
             functional.scaled_dot_product_attention(
                 query[None, here].transpose(1, 2),  # [1, Q, n, D]
                 keys[slot : slot + 1, :, :end],
                 values[slot : slot + 1, :, :end],
                 attn_mask=seen,
+                is_causal=length > 1 and not start,
                 scale=scale,
                 enable_gqa=True,
             )[0].transpose(0, 1)

@@ -15,7 +15,7 @@ import pytest
 from tests.documents import ROOT
 from tests.programs.named import console
 
-_MODULES = ("deploy/", "study/", "tests/")  # run by `python -m`
+_MODULES = ("benchmarks/device/", "deploy/", "study/", "tests/")  # run by `python -m`
 _PLACEHOLDER = {"...", "…"}
 
 
@@ -35,7 +35,8 @@ def parser_of(program: str) -> argparse.ArgumentParser:
         patch.setitem(sys.modules, "lowering", mock.MagicMock())
         if program.startswith(_MODULES):
             # runpy warns of a module that another test has imported.
-            patch.delitem(sys.modules, _module(path), raising=False)
+            for name in (_module(path), f"{_module(path)}.__main__"):
+                patch.delitem(sys.modules, name, raising=False)
             return _captured(lambda: runpy.run_module(_module(path), run_name="__main__"))
         return _captured(lambda: runpy.run_path(str(path), run_name="__main__"))
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from benchmarks.device import __main__ as device
 from tests.programs.conftest import Start
 
 
@@ -53,6 +56,41 @@ def test_bench_kernels(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [row["case"].split()[0] for row in found["rows"]] == ["contrast_select", "lora_apply"]
     assert {"ours", "eager", "torch.compile"} <= found["rows"][0]["us"].keys()
     assert (tmp_path / "kernels_cpu.png").stat().st_size > 10_000
+
+
+def test_device(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    out = tmp_path / "device.json"
+    printed = start("-m", "benchmarks.device", "--out", out, "--quick", "--device", "cpu")
+    parts = {name: part["found"] for name, part in json.loads(out.read_text())["parts"].items()}
+    assert [name for name, found in parts.items() if "failed" in found] == [], printed
+    assert parts["parity"]["tests"] == 4 and parts["parity"]["failures"] == {}
+    assert [row["sequences"] for row in parts["steps"]["rows"]] == [1, 1, 2, 2]
+    assert parts["launches"]["2"]["host"]
+    assert all(row["call_us"] > 0 for row in parts["kernels"])
+    assert parts["logits"]["llama"]["right"] and parts["logits"]["qwen3"]["right"]
+    assert parts["engine"]["alone_and_together"]["same_answers"] == 2
+
+
+def test_a_part_that_fails_or_takes_too_long_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    def hang(*_: object) -> None:
+        time.sleep(60)
+
+    parts = {"first": (5, fail), "second": (0.05, hang), "third": (5, lambda *_: "fine")}
+    monkeypatch.setattr(device, "PARTS", parts)
+    out = tmp_path / "device.json"
+    arguments = ["--out", str(out), "--quick", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["benchmarks.device", *arguments])
+    assert device.main() == 1
+    found = {name: part["found"] for name, part in json.loads(out.read_text())["parts"].items()}
+    assert "broken" in found["first"]["failed"][-1]
+    assert "longer than 0.05 s" in found["second"]["failed"][-1]
+    assert found["third"] == "fine"
 
 
 def test_roofline(start: Start) -> None:

@@ -16,6 +16,7 @@ _DEVICES = "tests/kernels/test_devices.py"
 _STARTED = {
     "benchmarks/adapter_gaps.py": f"{_HERE}benchmarks.py::test_adapter_gaps",
     "benchmarks/bench_server.py": f"{_HERE}benchmarks.py::test_bench_server",
+    "benchmarks/device/__main__.py": f"{_HERE}benchmarks.py::test_device",
     "benchmarks/in_process.py": f"{_HERE}benchmarks.py::test_bench_server",
     "benchmarks/kernels/bench_kernels.py": f"{_HERE}benchmarks.py::test_bench_kernels",
     "benchmarks/kernels/roofline.py": f"{_HERE}benchmarks.py::test_roofline",

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from cold_backend.adapters.adapter import check_fit, load_adapter
 from cold_backend.config import EXECUTIONS, Settings, load_settings, settings_from
 from cold_backend.errors import ConfigError
-from cold_backend.loading import is_fused
+from cold_backend.loading import is_fused, take_device
 from cold_backend.models.checkpoint import empty_model, load_config
 from cold_backend.server.cli import main
 from cold_backend.server.repository import write_repository
@@ -120,3 +120,15 @@ def test_cold_server_says_in_one_line_why_it_cannot_start(
     lines = [line for line in capfd.readouterr().err.splitlines() if "cold-server:" in line]
     assert len(lines) == 1
     assert message in lines[0]
+
+
+def test_a_gpu_is_not_left_to_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its attention makes a plan for every length of a sequence."""
+    flag = torch.backends.cuda.cudnn_sdp_enabled()
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr("cold_backend.loading.choose_device", lambda *_: gpu)
+    try:
+        assert take_device(Settings(base_model="any", device="cuda"), 0) == gpu
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(flag)

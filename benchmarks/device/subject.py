@@ -1,0 +1,151 @@
+"""Models with random weights, made where they are used, and steps of sequences all alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cold_backend.adapters.adapter import Adapter, LoraPair, features
+from cold_backend.adapters.loader import changeable
+from cold_backend.contract import Draw, Int64Array, Reads, Row, Shape, Step, pack_changes
+from cold_backend.decoding.execution import FusedExecution
+from cold_backend.loading import network_of
+from cold_backend.models.attention import ATTENTION_NAME
+from cold_backend.models.language_model import LanguageModel
+from cold_backend.models.lora import AdapterSet
+from cold_kernels import Mode, Ops
+
+RANK = 16
+_STRENGTH = 0.15  # of an adapter's part, relative to the layer's
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A model.
+
+    Attributes:
+        family: transformers' name.
+        sizes: of its configuration.
+        dtype: of its weights.
+        sequences: that run at once.
+        context: tokens of each.
+    """
+
+    family: str
+    sizes: dict[str, Any]
+    dtype: torch.dtype
+    sequences: int
+    context: int
+
+
+class Subject:
+    """A model with an adapter, as the fused execution runs it.
+
+    Args:
+        wanted: the model.
+        device: where it is made.
+        ops: the kernels.
+
+    Attributes:
+        weight_bytes: that a step reads.
+        cache_bytes: of one token of one reader in the KV cache.
+    """
+
+    def __init__(self, wanted: Wanted, device: torch.device, ops: Ops) -> None:
+        self.wanted = wanted
+        model: Any = made_up_model(wanted.family, wanted.sizes, wanted.dtype, device)
+        read = sum(weight.nbytes for weight in model.parameters())
+        self.weight_bytes = read - model.model.embed_tokens.weight.nbytes
+        adapters = AdapterSet([made_up_adapter(model)])
+        network = network_of(model, adapters, ops, wanted.context)
+        self.model = LanguageModel(
+            network,
+            (Reads.EXPERT, Reads.BASE),
+            slots=wanted.sequences,
+            context=wanted.context,
+        )
+        self.execution = FusedExecution(self.model, ops)
+        cache = self.model.cache
+        self.cache_bytes = cache.bytes // (cache.slots * cache.context)
+
+    @property
+    def vocab_size(self) -> int:
+        """Of the logits."""
+        return int(self.wanted.sizes["vocab_size"])
+
+    def fill(self, slot: int, tokens: int, chunk: int) -> None:
+        """Feeds a random prompt to a slot, for both readers. Mutates: the KV cache."""
+        prompt = np.random.default_rng(slot).integers(0, self.vocab_size, tokens)
+        for start in range(0, tokens, chunk):
+            part = prompt[start : start + chunk]
+            rows = [row(slot, start, len(part), adapter=0, reads=3, emits=False)]
+            self.model.forward(part, np.array(rows, np.int32))
+
+    def step(self, tokens: Int64Array, start: int, mode: Mode) -> Step:
+        """One more token for each sequence, which have `start` ones already; all greedy."""
+        reads = Reads.EXPERT | Reads.BASE if mode is Mode.COLD else Reads.EXPERT
+        rows = [row(slot, start, 1, adapter=0, reads=reads) for slot in range(len(tokens))]
+        draw = {Draw.MODE: int(mode), Draw.POSITION: start, Draw.GIVEN: -1}
+        shape = {Shape.ALPHA: 0.1, Shape.BETA: 0.5, Shape.TOP_P: 1.0, Shape.REPETITION_PENALTY: 1.0}
+        return Step(
+            tokens=tokens,
+            rows=np.array(rows, np.int32),
+            draws=np.array([[draw.get(c, 0) for c in Draw]] * len(tokens), np.int64),
+            shapes=np.array([[shape.get(c, 0.0) for c in Shape]] * len(tokens), np.float32),
+            bans=np.empty((0, 2), np.int64),
+            counts=np.empty((0, 3), np.int64),
+            adapters=pack_changes(()),
+            copies=np.empty((0, 5), np.int32),
+        )
+
+
+def row(
+    slot: int, start: int, length: int, *, adapter: int, reads: int, emits: bool = True
+) -> list[int]:
+    """A row of a step."""
+    values = {
+        Row.SLOT: slot,
+        Row.START: start,
+        Row.LENGTH: length,
+        Row.ADAPTER: adapter,
+        Row.READS: int(reads),
+        Row.EMITS: int(emits),
+    }
+    return [values[column] for column in Row]
+
+
+def made_up_model(
+    family: str, sizes: dict[str, Any], dtype: torch.dtype, device: torch.device
+) -> nn.Module:
+    """A model with random weights, made on the device."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    spread = sizes["hidden_size"] ** -0.5
+    config = AutoConfig.for_model(family, **sizes, initializer_range=spread)
+    torch.manual_seed(0)
+    with torch.device(device):
+        made: Any = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=ATTENTION_NAME, trust_remote_code=False
+        )
+    model: nn.Module = made.requires_grad_(False).eval()
+    return model
+
+
+def made_up_adapter(model: nn.Module, seed: int = 1, rank: int = RANK) -> Adapter:
+    """A random adapter for every linear layer but the head, on the model's device."""
+    pairs = {}
+    for path in sorted(changeable(model)):
+        module = model.get_submodule(path)
+        weight = module.weight
+        if not isinstance(module, nn.Linear) or not isinstance(weight, Tensor):
+            continue
+        chance = torch.Generator(weight.device).manual_seed(seed)
+        outputs, inputs = features(module, weight)
+        a = torch.randn(rank, inputs, generator=chance, device=weight.device) / inputs**0.5
+        b = torch.randn(outputs, rank, generator=chance, device=weight.device) * _STRENGTH
+        pairs[path] = LoraPair(a.to(weight.dtype), b.to(weight.dtype), 1.0)
+    return Adapter(f"random-{seed}", pairs, {})
