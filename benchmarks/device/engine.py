@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 import tempfile
 import time
@@ -20,13 +19,11 @@ from benchmarks.device.subject import Subject, Wanted
 from cold_backend.config import Settings
 from cold_backend.contract import Step, StepResult
 from cold_backend.decoding.decode import decode
-from cold_backend.engine.adapter_slots import AdapterSlots
-from cold_backend.engine.admission import Admission
 from cold_backend.engine.engine import Engine
-from cold_backend.engine.scheduler import Scheduler
 from cold_backend.errors import ColdError
+from cold_backend.requests.answer import Piece
 from cold_backend.requests.request import RequestParser
-from cold_backend.requests.sequence import Piece, Sequence
+from cold_backend.requests.sequence import Sequence
 from cold_backend.telemetry.telemetry import Telemetry
 from cold_backend.text.tokenizer import Tokenizer
 
@@ -98,6 +95,7 @@ class Serving:
             adapters={_ADAPTER: "."},
             max_sequences=subject.wanted.sequences,
             max_context=subject.wanted.context,
+            max_wait_s=86400,
         )
         with tempfile.TemporaryDirectory() as folder:
             _make_tokenizer(Path(folder), subject.vocab_size)
@@ -130,26 +128,16 @@ class Serving:
             loads = model.load_adapters(step.adapters, alone=not len(step.rows))
             model.copy_slots(step.copies)
             begun = time.perf_counter()
-            expert, base = model.forward(step.tokens, step.rows)
+            logits = model.forward(step.tokens, step.rows)
             wait()
             read = time.perf_counter()
-            result = decode(ops, step, expert, base)
-            if len(step.tokens) == sequences:
+            result = decode(ops, step, logits)
+            if len(step.choices) == len(step.rows) // 2 == sequences:
                 times.forward.append(1e3 * (read - begun))
                 times.choice.append(1e3 * (time.perf_counter() - read))
             return replace(result, loads=loads)
 
-        settings = self._settings
-        return Engine(
-            execute,
-            Scheduler(
-                settings.max_sequences,
-                settings.max_step_tokens,
-                AdapterSlots(settings.adapter_names),
-            ),
-            Admission(sequences, max_wait_s=math.inf),
-            Telemetry(settings),
-        )
+        return Engine.of(self._settings, execute, Telemetry(self._settings))
 
     def _request(self, number: int, fields: Mapping[str, float]) -> Any:
         prompt = np.random.default_rng(number).integers(0, self._subject.vocab_size, _PROMPT)

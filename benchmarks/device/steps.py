@@ -73,7 +73,7 @@ def _decode_ms(bench: Bench, sequences: int, context: int, mode: Mode) -> list[f
         begun = time.perf_counter()
         result = bench.subject.execution.execute(step)
         times.append(1e3 * (time.perf_counter() - begun))
-        tokens = result.picks[:, 0]
+        tokens = result.picks["token"]
         if (tokens < 0).any():
             raise RuntimeError(f"logits that are no numbers, at position {position}")
     return times

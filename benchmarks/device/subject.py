@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,20 @@ from torch import Tensor, nn
 
 from cold_backend.adapters.adapter import Adapter, LoraPair, features
 from cold_backend.adapters.loader import changeable
-from cold_backend.contract import Draw, Int64Array, Reads, Row, Shape, Step, pack_changes
+from cold_backend.contract import (
+    BAN,
+    CHOICE,
+    COPY,
+    COUNT,
+    NONE,
+    ROW,
+    Int64Array,
+    Reader,
+    Step,
+    Table,
+    pack_changes,
+    table,
+)
 from cold_backend.decoding.execution import FusedExecution
 from cold_backend.loading import network_of
 from cold_backend.models.attention import ATTENTION_NAME
@@ -20,6 +34,7 @@ from cold_backend.models.lora import AdapterSet
 from cold_kernels import Mode, Ops
 
 RANK = 16
+BOTH = (Reader.EXPERT, Reader.BASE)
 _STRENGTH = 0.15  # of an adapter's part, relative to the layer's
 
 
@@ -64,7 +79,7 @@ class Subject:
         network = network_of(model, adapters, ops, wanted.context)
         self.model = LanguageModel(
             network,
-            (Reads.EXPERT, Reads.BASE),
+            BOTH,
             slots=wanted.sequences,
             context=wanted.context,
         )
@@ -82,40 +97,41 @@ class Subject:
         prompt = np.random.default_rng(slot).integers(0, self.vocab_size, tokens)
         for start in range(0, tokens, chunk):
             part = prompt[start : start + chunk]
-            rows = [row(slot, start, len(part), adapter=0, reads=3, emits=False)]
-            self.model.forward(part, np.array(rows, np.int32))
+            rows = rows_of([(slot, start, len(part), 0)], BOTH, emits=False)
+            self.model.forward(np.concatenate((part, part)), rows)
 
     def step(self, tokens: Int64Array, start: int, mode: Mode) -> Step:
         """One more token for each sequence, which have `start` ones already; all greedy."""
-        reads = Reads.EXPERT | Reads.BASE if mode is Mode.COLD else Reads.EXPERT
-        rows = [row(slot, start, 1, adapter=0, reads=reads) for slot in range(len(tokens))]
-        draw = {Draw.MODE: int(mode), Draw.POSITION: start, Draw.GIVEN: -1}
-        shape = {Shape.ALPHA: 0.1, Shape.BETA: 0.5, Shape.TOP_P: 1.0, Shape.REPETITION_PENALTY: 1.0}
+        readers = BOTH if mode is Mode.COLD else (Reader.EXPERT,)
+        choices = np.zeros(len(tokens), CHOICE)
+        choices["expert"] = np.arange(len(tokens))
+        choices["base"] = len(tokens) + choices["expert"] if mode is Mode.COLD else NONE
+        choices["mode"], choices["position"], choices["forced"] = mode, start, NONE
+        choices["alpha"], choices["beta"] = 0.1, 0.5
+        choices["top_p"] = choices["repetition_penalty"] = 1
         return Step(
-            tokens=tokens,
-            rows=np.array(rows, np.int32),
-            draws=np.array([[draw.get(c, 0) for c in Draw]] * len(tokens), np.int64),
-            shapes=np.array([[shape.get(c, 0.0) for c in Shape]] * len(tokens), np.float32),
-            bans=np.empty((0, 2), np.int64),
-            counts=np.empty((0, 3), np.int64),
+            tokens=np.concatenate([tokens] * len(readers)),
+            rows=rows_of([(slot, start, 1, 0) for slot in range(len(tokens))], readers),
+            choices=choices,
+            bans=table(BAN, []),
+            counts=table(COUNT, []),
+            copies=table(COPY, []),
             adapters=pack_changes(()),
-            copies=np.empty((0, 5), np.int32),
         )
 
 
-def row(
-    slot: int, start: int, length: int, *, adapter: int, reads: int, emits: bool = True
-) -> list[int]:
-    """A row of a step."""
-    values = {
-        Row.SLOT: slot,
-        Row.START: start,
-        Row.LENGTH: length,
-        Row.ADAPTER: adapter,
-        Row.READS: int(reads),
-        Row.EMITS: int(emits),
-    }
-    return [values[column] for column in Row]
+def rows_of(
+    spans: Sequence[tuple[int, int, int, int]], readers: Sequence[Reader], *, emits: bool = True
+) -> Table:
+    """Rows of a step, for each reader those of all spans: slot, start, length, adapter index."""
+    rows = np.zeros((len(readers), len(spans)), ROW)
+    rows["slot"], rows["start"], rows["length"], rows["adapter"] = np.array(spans).T
+    rows["strength"], rows["emits"] = 1, emits
+    for place, reader in enumerate(readers):
+        rows[place]["reader"] = reader
+        if reader is Reader.BASE:
+            rows[place]["adapter"] = NONE
+    return rows.reshape(-1)
 
 
 def made_up_model(

@@ -14,10 +14,10 @@ from cold_backend.adapters.catalogue import AdapterCatalogue
 from cold_backend.config import Settings
 from cold_backend.errors import ErrorCode, InvalidRequestError, UnknownAdapterError
 from cold_backend.protocol import INPUTS, OUTPUTS
+from cold_backend.requests.answer import FinishReason, Piece
 from cold_backend.requests.beam import EarlyStopping
 from cold_backend.requests.fields import MAX_MESSAGES
 from cold_backend.requests.request import GenerationRequest, RequestParser
-from cold_backend.requests.sequence import FinishReason, Piece
 from cold_backend.requests.token import Token
 from cold_backend.serving.outputs import outputs_of
 from cold_backend.tensors import Input
