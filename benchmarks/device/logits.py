@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.device.bench import Bench
-from benchmarks.device.subject import Wanted, made_up_adapter, made_up_model
+from benchmarks.device.subject import BOTH, Wanted, made_up_adapter, made_up_model, rows_of
 from cold_backend.adapters.adapter import Adapter
 from cold_backend.contract import Int64Array
 from cold_backend.errors import ConfigError
