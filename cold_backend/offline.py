@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from cold_backend.config import Settings
 from cold_backend.contract import Step, StepResult
@@ -18,6 +15,7 @@ from cold_backend.engine.engine import Engine
 from cold_backend.errors import ColdError
 from cold_backend.loading import load_fused, load_tokenizer
 from cold_backend.requests.answer import FinishReason, Piece
+from cold_backend.requests.python_values import inputs_of
 from cold_backend.requests.request import GenerationRequest, RequestParser
 from cold_backend.requests.sequence import Sequence as Running
 from cold_backend.requests.token import Token
@@ -95,7 +93,7 @@ class Cold:
         requests = [self.request(prompt, **fields) for prompt in asked]
         return [answer for _, answer in sorted(self.each(requests), key=itemgetter(0))]
 
-    def stream(self, prompt: Prompt, **fields: object) -> Iterator[Piece]:
+    def stream(self, prompt: Prompt, **fields: object) -> Generator[Piece, None, None]:
         """Yields an answer piece by piece, as soon as its text is certain.
 
         Whoever stops listening ends it. Arguments and errors: as `generate`.
@@ -111,8 +109,7 @@ class Cold:
 
     def request(self, prompt: Prompt, **fields: object) -> GenerationRequest:
         """A prompt and the inputs of docs/protocol.md as a request. Raises as `generate`."""
-        arrays = {name: _array(value) for name, value in (fields | _prompt(prompt)).items()}
-        return self._parser.parse(arrays)
+        return self._parser.parse(inputs_of(fields | _prompt(prompt)))
 
     def each(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, Answer]]:
         """Yields the place of a request and its answer, in the order in which they end.
@@ -191,8 +188,3 @@ def _prompt(prompt: Prompt) -> dict[str, object]:
     if all(isinstance(part, Mapping) for part in prompt):
         return {"messages": json.dumps([*prompt])}
     return {"input_ids": [*prompt]}
-
-
-def _array(value: object) -> npt.NDArray[Any]:
-    values = value if isinstance(value, (list, tuple)) else [value]
-    return np.array(values, object if any(isinstance(one, str) for one in values) else None)

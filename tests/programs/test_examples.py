@@ -28,6 +28,14 @@ def test_prepare_model(start: Start, base_model: Path, tmp_path: Path) -> None:
     assert f"error: {tmp_path} is not empty" in refused
 
 
+def test_offline(start: Start, base_model: Path) -> None:
+    """The adapter's answers are equations, the base's are not."""
+    lines = start("examples/offline.py", base_model).splitlines()
+    answers = dict(line.strip().split(": ", 1) for line in lines if ": " in line)
+    assert answers["greedy"] == answers["cold"] == "+ number0 number1"
+    assert answers["base"] != answers["greedy"]
+
+
 @pytest.mark.server
 def test_demo(start: Start, small_model: Path, small_adapter: Path) -> None:
     """To its end: the server is stopped, and the exit code 0."""
