@@ -10,8 +10,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorL
 
 @dataclass(frozen=True)
 class Decoding:
-    """`base`, `greedy`, or `cold` with alpha and beta."""
+    """`base`, `greedy`, or `cold` with alpha and beta; the strength of the adapter."""
 
     name: str
     alpha: float = 0.1
     beta: float = 0.5
+    lora_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Reference:
         eos = base.generation_config.eos_token_id
         self.eos = set(eos if isinstance(eos, list) else [eos])
         self._memory = memory
-        self._prompts: dict[tuple[tuple[int, ...], bool], tuple[torch.Tensor, Any]] = {}
+        self._prompts: dict[tuple[tuple[int, ...], float], tuple[torch.Tensor, Any]] = {}
 
     def decode(
         self, ids: tuple[int, ...], decoding: Decoding, count: int, answer: Sequence[int] = ()
@@ -105,7 +106,7 @@ class Reference:
     @torch.inference_mode()
     def all_logits(self, ids: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         """Expert's and base's logits after each token, [n, vocab] each."""
-        expert, base = (self._forward(ids, None, adapted=which) for which in (True, False))
+        expert, base = (self._forward(ids, None, strength) for strength in (1.0, 0.0))
         return expert.logits[0], base.logits[0]
 
     def _remembered(self, key: object, compute: Callable[[], list[int]]) -> list[int]:
@@ -155,7 +156,7 @@ class Reference:
         stopping = {"true": True, "false": False}.get(beams.early_stopping, "never")
         cache = None
         if len(ids) > 1:
-            _, cache = self._after(ids, adapted=True)
+            _, cache = self._after(ids, 1.0)
             cache.crop(-1)  # generate computes the last token itself
             cache.batch_repeat_interleave(beams.width)
         found: list[int] = self._model.generate(
@@ -171,18 +172,32 @@ class Reference:
         )[0, len(ids) :].tolist()
         return found
 
-    def _after(self, ids: tuple[int, ...], *, adapted: bool) -> tuple[torch.Tensor, Any]:
+    def _after(self, ids: tuple[int, ...], strength: float) -> tuple[torch.Tensor, Any]:
         """Logits after the prompt, [1, vocab], and a KV cache of it that may be changed."""
-        key = (ids, adapted)
+        key = (ids, strength)
         if key not in self._prompts:
-            out = self._forward(ids, None, adapted=adapted)
+            out = self._forward(ids, None, strength)
             self._prompts[key] = out.logits[0, -1:].clone(), out.past_key_values
         logits, cache = self._prompts[key]
         return logits, copy.deepcopy(cache)
 
-    def _forward(self, ids: Sequence[int], cache: Any, *, adapted: bool) -> Any:
-        with nullcontext() if adapted else self._model.disable_adapter():
+    def _forward(self, ids: Sequence[int], cache: Any, strength: float) -> Any:
+        """With the adapter at a strength; 0 is the base."""
+        with self._scaled(strength) if strength else self._model.disable_adapter():
             return self._model(torch.tensor([ids]), past_key_values=cache, use_cache=True)
+
+    @contextmanager
+    def _scaled(self, strength: float) -> Iterator[None]:
+        scalings = [m.scaling for m in self._model.modules() if hasattr(m, "scaling")]
+        scalings = [scaling for scaling in scalings if isinstance(scaling, dict)]
+        trained = [dict(scaling) for scaling in scalings]
+        for scaling in scalings:
+            scaling.update({name: strength * value for name, value in scaling.items()})
+        try:
+            yield
+        finally:
+            for scaling, as_trained in zip(scalings, trained, strict=True):
+                scaling.update(as_trained)
 
 
 class _Writing:
@@ -194,24 +209,26 @@ class _Writing:
 
     def __init__(self, reference: Reference, ids: tuple[int, ...], decoding: Decoding) -> None:
         self._reference, self._decoding = reference, decoding
-        adapted = {"base": [False], "greedy": [True]}.get(decoding.name, [True, False])
-        after = {which: reference._after(ids, adapted=which) for which in adapted}
-        self._caches = {which: cache for which, (_, cache) in after.items()}
-        self.choices = self._choose({which: logits for which, (logits, _) in after.items()})
+        own = decoding.lora_scale
+        strengths = {"base": [0.0], "greedy": [own]}.get(decoding.name, [own, 0.0])
+        after = {strength: reference._after(ids, strength) for strength in strengths}
+        self._caches = {strength: cache for strength, (_, cache) in after.items()}
+        self.choices = self._choose({strength: logits for strength, (logits, _) in after.items()})
 
     def feed(self, tokens: Sequence[int]) -> None:
         """Goes on by some tokens."""
         forward = self._reference._forward
         logits = {
-            which: forward(tokens, cache, adapted=which).logits[0]
-            for which, cache in self._caches.items()
+            strength: forward(tokens, cache, strength).logits[0]
+            for strength, cache in self._caches.items()
         }
         self.choices = self._choose(logits)
 
-    def _choose(self, logits: dict[bool, torch.Tensor]) -> list[int]:
-        """From logits [n, vocab] of the expert, of the base, or of both."""
+    def _choose(self, logits: dict[float, torch.Tensor]) -> list[int]:
+        """From logits [n, vocab] by the adapter's strength: the expert's, the base's, or both."""
         if len(logits) == 2:
-            expert, base, decoding = logits[True], logits[False], self._decoding
+            decoding = self._decoding
+            expert, base = logits[decoding.lora_scale], logits[0.0]
             scores = (1 + decoding.beta) * expert - decoding.beta * base
             cutoff = math.log(decoding.alpha) + expert.max(1, keepdim=True).values
             scores = scores.masked_fill(expert < cutoff, -math.inf)

@@ -35,6 +35,8 @@ def request_for(prompt: Prompt, decoding: Decoding) -> Request:
     )
     if decoding.name == "cold":
         request = dataclasses.replace(request, alpha=decoding.alpha, beta=decoding.beta)
+    if decoding.lora_scale != 1:
+        request = dataclasses.replace(request, lora_scale=decoding.lora_scale)
     return request
 
 
@@ -79,6 +81,22 @@ async def test_sixteen_at_once(server: Server, prompts: list[Prompt], reference:
 
     for (prompt, decoding), tokens in zip(jobs, answers, strict=True):
         assert list(tokens) == reference.decode(prompt.ids, decoding, TOKENS, tokens)
+
+
+async def test_strengths_beside_each_other(
+    server: Server, prompts: list[Prompt], reference: Reference
+) -> None:
+    """As PEFT with `scaling` times the strength, each as if it were alone; 0 is the base."""
+    strengths = (0.0, 0.5, 1.0, 1.75, 3.0, 8.0)
+    decodings = [
+        Decoding(name, lora_scale=strength) for name in ("greedy", "cold") for strength in strengths
+    ]
+    chosen = prompts[: len(strengths)]
+    jobs = [*zip([*chosen, *chosen], decodings, strict=True)]
+    answers = await together(server.grpc, [request_for(*job) for job in jobs])
+    for (prompt, decoding), tokens in zip(jobs, answers, strict=True):
+        assert tokens == reference.decode(prompt.ids, decoding, TOKENS, tokens), decoding
+    assert answers[0] == answers[6] == reference.decode(jobs[0][0].ids, Decoding("base"), TOKENS)
 
 
 def test_reported_logits_are_within_a_thousandth(
