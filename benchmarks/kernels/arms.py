@@ -89,6 +89,7 @@ def lora(ops: Ops, rows: int, hidden: int, adapters: int, rank: int, device: tor
         "scale": torch.ones(adapters, device=device),
         "rank": torch.full((adapters,), rank, dtype=torch.int32, device=device),
         "index": torch.arange(rows, dtype=torch.int32, device=device) % adapters,
+        "strength": torch.ones(rows, device=device),
     }
     return Case(
         f"lora_apply {rows} rows, hidden {hidden}",

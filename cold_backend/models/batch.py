@@ -14,13 +14,33 @@ from cold_backend.contract import Int64Array, Table
 
 
 @dataclass(frozen=True, slots=True)
+class TokenAdapters:
+    """The adapter of each token, as the ops take it.
+
+    Attributes:
+        index: [T] int32 index in the model, -1 for none.
+        strength: [T] float32 factor of what the adapter adds.
+    """
+
+    index: Tensor
+    strength: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, tokens: Tensor) -> TokenAdapters:
+        """Those of some tokens, by their places [E]."""
+        return TokenAdapters(self.index[tokens], self.strength[tokens])
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Tokens of all rows, packed one row after another without padding.
 
     Attributes:
         tokens: [T] int64 token ids.
         positions: [T] int64 position of each token in its sequence.
-        adapters: [T] int32 adapter index of each token, -1 for none.
+        adapters: of the T tokens.
         last: [E] int64, where the last token of each row is whose logits are wanted.
         spans: [R, 3] int32, in the CPU's memory: KV-cache slot, tokens that it holds already,
             tokens of the row.
@@ -28,7 +48,7 @@ class Batch:
 
     tokens: Tensor
     positions: Tensor
-    adapters: Tensor
+    adapters: TokenAdapters
     last: Tensor
     spans: Tensor
 
@@ -47,7 +67,10 @@ class Batch:
         return cls(
             tokens=tensor(tokens),
             positions=tensor(np.arange(len(tokens)) + np.repeat(shifts, lengths)),
-            adapters=tensor(np.repeat(rows["adapter"], lengths)),
+            adapters=TokenAdapters(
+                index=tensor(np.repeat(rows["adapter"], lengths)),
+                strength=tensor(np.repeat(rows["strength"], lengths)),
+            ),
             last=tensor(ends[rows["emits"] != 0] - 1),
             spans=torch.from_numpy(spans),
         )

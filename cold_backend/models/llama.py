@@ -85,20 +85,21 @@ class Decoder:
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """See `Network`."""
-        ops, index = self._ops, batch.adapters
+        ops, adapters = self._ops, batch.adapters
         angles = self._cosine[: cache.context], self._sine[: cache.context]
         hidden, delta = self._embed(batch.tokens), None  # [T, H]
         for number, layer in enumerate(self._layers):
             x = ops.add_rms_norm(hidden, delta, layer.input_norm, self._epsilon)
-            attended = self._attend(number, layer, layer.qkv(x, index), angles, batch, cache)
-            if layer is self._layers[-1] and len(batch.last) < len(index):
+            attended = self._attend(number, layer, layer.qkv(x, adapters), angles, batch, cache)
+            if layer is self._layers[-1] and len(batch.last) < len(adapters):
                 # Nothing looks at the other tokens any more.
-                hidden, attended, index = (t[batch.last] for t in (hidden, attended, index))
-            delta = layer.out(attended, index)
+                hidden, attended = hidden[batch.last], attended[batch.last]
+                adapters = adapters.take(batch.last)
+            delta = layer.out(attended, adapters)
             x = ops.add_rms_norm(hidden, delta, layer.middle_norm, self._epsilon)
-            delta = layer.down(ops.silu_multiply(layer.gate_up(x, index)), index)
+            delta = layer.down(ops.silu_multiply(layer.gate_up(x, adapters)), adapters)
         x = ops.add_rms_norm(hidden, delta, self._norm, self._epsilon)
-        return self._head(x, index)
+        return self._head(x, adapters)
 
     def put_adapter(self, index: int, adapter: Adapter) -> Iterator[None]:
         """See `Network`."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cold_backend.adapters.adapter import Adapter, LoraPair, features
 from cold_backend.adapters.loader import changeable
+from cold_backend.models.batch import TokenAdapters
 from cold_backend.refusal import UnsupportedError
 from cold_kernels import Ops
 
@@ -102,6 +103,10 @@ def stack_pairs(pairs: Sequence[LoraPair | None], layer: nn.Module, *, rank: int
     return stack
 
 
+def _of_no_tokens() -> TokenAdapters:
+    return TokenAdapters(torch.empty(0, dtype=torch.int32), torch.empty(0))
+
+
 @dataclass
 class LoraBank:
     """The adapters of one model, and which of them each token of the current forward uses.
@@ -109,26 +114,26 @@ class LoraBank:
     Attributes:
         ops: the kernels.
         layers: the wrapped layers by path.
-        index: [T] int32 adapter index of each token, -1 for none; set before a forward.
-        last_index: [E] the same of the tokens whose logits are wanted.
+        tokens: the adapters of the T tokens; set before a forward.
+        last: those of the E tokens whose logits are wanted.
     """
 
     ops: Ops
     layers: dict[str, _LoraLayer] = field(default_factory=dict)
-    index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int32))
-    last_index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int32))
+    tokens: TokenAdapters = field(default_factory=_of_no_tokens)
+    last: TokenAdapters = field(default_factory=_of_no_tokens)
 
-    def index_of(self, tokens: int) -> Tensor:
-        """Adapter index of each token that a layer sees, [tokens].
+    def adapters_of(self, tokens: int) -> TokenAdapters:
+        """The adapters of the tokens that a layer sees, as many as given.
 
         Raises:
             UnsupportedError: the layer sees other tokens than its model.
         """
-        for index in (self.index, self.last_index):
-            if len(index) == tokens:
-                return index
+        for adapters in (self.tokens, self.last):
+            if len(adapters) == tokens:
+                return adapters
         raise UnsupportedError(
-            f"an adapter for a layer that sees {tokens} of {len(self.index)} tokens cannot be used"
+            f"an adapter for a layer that sees {tokens} of {len(self.tokens)} tokens cannot be used"
         )
 
     def put_adapter(self, index: int, adapter: Adapter) -> Iterator[None]:
@@ -185,6 +190,7 @@ class LoraLinear(_LoraLayer):
         y: Tensor = self.inner(x)
         stack, flat = self.stack, x.reshape(-1, x.shape[-1])
         out = y.view(-1, y.shape[-1])
+        adapters = self._bank.adapters_of(len(flat))
         self._bank.ops.lora_apply(
             out,
             flat,
@@ -192,7 +198,8 @@ class LoraLinear(_LoraLayer):
             b=stack.b,
             scale=stack.scale,
             rank=stack.rank,
-            index=self._bank.index_of(len(flat)),
+            index=adapters.index,
+            strength=adapters.strength,
         )
         return y
 
@@ -203,13 +210,13 @@ class LoraEmbedding(_LoraLayer):
     def forward(self, ids: Tensor) -> Tensor:
         """ids [1, T] -> [1, T, M]"""
         y: Tensor = self.inner(ids)
-        index, stack = self._bank.index_of(ids.numel()), self.stack
+        adapters, stack = self._bank.adapters_of(ids.numel()), self.stack
         factor = embedding_factor(self.inner)
-        for adapter in sorted(set(index.tolist())):
+        for adapter in sorted(set(adapters.index.tolist())):
             if adapter >= 0:
-                tokens = (index == adapter).nonzero()[:, 0]
+                tokens = (adapters.index == adapter).nonzero()[:, 0]
                 shrunk = stack.a[adapter][:, ids[0, tokens]].T.float()  # [t, K]
-                scale = stack.scale[adapter] * factor
+                scale = stack.scale[adapter] * factor * adapters.strength[tokens, None]  # [t, 1]
                 delta = scale * (shrunk @ stack.b[adapter].float())  # [t, M]
                 y[0, tokens] = (y[0, tokens].float() + delta).to(y.dtype)
         return y

@@ -37,8 +37,8 @@ class PackedTransformer:
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """See `Network`."""
         if self._lora is not None:
-            self._lora.index = batch.adapters
-            self._lora.last_index = batch.adapters[batch.last]
+            self._lora.tokens = batch.adapters
+            self._lora.last = batch.adapters.take(batch.last)
         with running(PackedBatch(cache, packed_rows(batch.spans))):
             output = self._model(
                 input_ids=batch.tokens[None],  # [1, T]

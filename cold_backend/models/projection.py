@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cold_backend.adapters.adapter import Adapter
+from cold_backend.models.batch import TokenAdapters
 from cold_backend.models.lora import AdapterSet
 from cold_kernels import Ops
 
@@ -98,8 +99,8 @@ class Projection:
                 self.rank[place, index] = pair.a.shape[0]
             yield
 
-    def __call__(self, x: Tensor, index: Tensor) -> Tensor:
-        """x [T, N], index [T] -> [T, M]"""
+    def __call__(self, x: Tensor, adapters: TokenAdapters) -> Tensor:
+        """x [T, N], adapters of the T tokens -> [T, M]"""
         return self.ops.project(
             x,
             self.weight,
@@ -108,7 +109,8 @@ class Projection:
             b=self.b,
             scale=self.scale,
             rank=self.rank,
-            index=index,
+            index=adapters.index,
+            strength=adapters.strength,
             widths=self.widths,
         )
 

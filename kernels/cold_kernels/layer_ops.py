@@ -24,21 +24,25 @@ class Project(Protocol):
         scale: Tensor | None,
         rank: Tensor | None,
         index: Tensor,
+        strength: Tensor,
         widths: Sequence[int],
     ) -> Tensor:
         """Several linear layers with the same input, side by side, and each token's adapter.
 
         Semantics, per token t with l = index[t], for the columns of segment s and k < rank[s, l]:
-            y[t] = weight @ x[t] + bias + scale[s, l] * sum_k (a[s][l, k] . x[t]) * b[s][l, k]
+            y[t] = weight @ x[t] + bias
+                   + scale[s, l] * strength[t] * sum_k (a[s][l, k] . x[t]) * b[s][l, k]
         without the last term where index is -1 or the rank 0; such rows do not depend on the
-        others' adapters. Accumulated in float32; scale * (a . x) and y are rounded to x's dtype.
+        others' adapters. Accumulated in float32; scale * strength * (a . x) and y are rounded to
+        x's dtype. The two factors are multiplied first, so that a strength of 1 changes no bit.
 
         Shape: x [T, N]; weight [M, N]; bias [M] or None; for each of S segments a [L, K, N] and
-            b [L, K, M'], none if no layer has adapters; scale, rank [S, L] or None; index [T];
-            widths: every segment's M', M in all; several are multiples of 16. N is even.
-            weight, a and b are packed. Returns [T, M].
-        DType: x, weight, bias, a, b float16, bfloat16 or float32, all the same; scale float32;
-            rank and index int32. index is not read where a and b are empty.
+            b [L, K, M'], none if no layer has adapters; scale, rank [S, L] or None; index and
+            strength, the factor of each token's adapter, [T]; widths: every segment's M', M in all;
+            several are multiples of 16. N is even. weight, a and b are packed. Returns [T, M].
+        DType: x, weight, bias, a, b float16, bfloat16 or float32, all the same; scale and
+            strength float32; rank and index int32. index and strength are not read where a and b
+            are empty.
         Mutates: nothing.
         """
         ...
@@ -103,7 +107,7 @@ class Attend(Protocol):
 SCHEMAS = {
     "project": (
         "(Tensor x, Tensor weight, Tensor? bias, *, Tensor[] a, Tensor[] b, Tensor? scale, "
-        "Tensor? rank, Tensor index, int[] widths) -> Tensor"
+        "Tensor? rank, Tensor index, Tensor strength, int[] widths) -> Tensor"
     ),
     "add_rms_norm": ("(Tensor(a!) hidden, Tensor? delta, Tensor weight, float epsilon) -> Tensor"),
     "silu_multiply": "(Tensor gate_up) -> Tensor",

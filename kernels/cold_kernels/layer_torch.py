@@ -31,6 +31,7 @@ def implement(library: torch.library.Library, lora_apply: LoraApply) -> None:
         scale: Tensor | None,
         rank: Tensor | None,
         index: Tensor,
+        strength: Tensor,
         widths: Sequence[int],
     ) -> Tensor:
         y = functional.linear(x, weight, bias)
@@ -38,7 +39,8 @@ def implement(library: torch.library.Library, lora_apply: LoraApply) -> None:
             parts = y.split(list(widths), dim=1)
             for part, *of_segment in zip(parts, a, b, scale, rank, strict=True):
                 names = ("a", "b", "scale", "rank")
-                lora_apply(part, x, **dict(zip(names, of_segment, strict=True)), index=index)
+                weights = dict(zip(names, of_segment, strict=True))
+                lora_apply(part, x, **weights, index=index, strength=strength)
         return y
 
     ops: dict[str, Callable[..., Any]] = {

@@ -111,17 +111,20 @@ class LoraApply(Protocol):
         scale: Tensor,
         rank: Tensor,
         index: Tensor,
+        strength: Tensor,
     ) -> None:
         """Adds each token's adapter to a linear layer's output.
 
         Semantics, per token t with l = index[t] and k < rank[l]:
-            y[t] += scale[l] * sum_k (a[l, k] . x[t]) * b[l, k]
+            y[t] += scale[l] * strength[t] * sum_k (a[l, k] . x[t]) * b[l, k]
         A token whose index is -1, or whose adapter has rank 0, keeps its bits. Products are
-        accumulated in float32, and y is rounded once.
+        accumulated in float32, and y is rounded once. The two factors are multiplied first, in
+        float32, so that a strength of 1 is the adapter as it is, to the bit.
 
-        Shape: y [T, M]; x [T, N]; a [L, K, N]; b [L, K, M]; scale, rank [L]; index [T].
-        DType: y, x, a, b float16, bfloat16 or float32, all the same; scale float32; rank and index
-            int32.
+        Shape: y [T, M]; x [T, N]; a [L, K, N]; b [L, K, M]; scale, rank [L]; index and strength,
+            the factor of each token's adapter, [T].
+        DType: y, x, a, b float16, bfloat16 or float32, all the same; scale and strength float32;
+            rank and index int32.
         Mutates: y.
         """
         ...
@@ -137,8 +140,8 @@ _SCHEMAS = {
         "(Tensor expert, Tensor base, *, Tensor mode, Tensor alpha, Tensor beta) -> Tensor"
     ),
     "lora_apply": (
-        "(Tensor(a!) y, Tensor x, *, Tensor a, Tensor b, Tensor scale, Tensor rank, Tensor index)"
-        " -> ()"
+        "(Tensor(a!) y, Tensor x, *, Tensor a, Tensor b, Tensor scale, Tensor rank, Tensor index, "
+        "Tensor strength) -> ()"
     ),
 }
 

@@ -59,6 +59,7 @@ def lora_apply(
     scale: Tensor,
     rank: Tensor,
     index: Tensor,
+    strength: Tensor,
 ) -> None:
     """See `ops.LoraApply`."""
     for adapter in sorted(set(index.tolist())):
@@ -67,7 +68,8 @@ def lora_apply(
         tokens = (index == adapter).nonzero()[:, 0]
         ranks = slice(0, int(rank[adapter]))
         shrunk = x[tokens].float() @ a[adapter, ranks].float().T  # [t, rank]
-        delta = scale[adapter] * (shrunk @ b[adapter, ranks].float())  # [t, M]
+        factor = scale[adapter] * strength[tokens, None]  # [t, 1]
+        delta = factor * (shrunk @ b[adapter, ranks].float())  # [t, M]
         y[tokens] = (y[tokens].float() + delta).to(y.dtype)
 
 

@@ -63,25 +63,26 @@ COLD_INLINE Pair add_scaled(const Pair& y, float scale, const Pair& sums) {
 
 template <int kTokens, typename T>
 COLD_INLINE void expand_tile(T* const* y, const T* b, int64_t ranks, int64_t stride, int64_t n,
-                             float scale, const float* const* h) {
+                             const float* scale, const float* const* h) {
   int64_t i = 0;
   for (; i + kWidth <= n; i += kWidth) {
     Pair sums[kTokens] = {};
     for (int64_t k = 0; k < ranks; ++k) add_rank<kTokens>(sums, load(b + k * stride + i), h, k);
-    for (int t = 0; t < kTokens; ++t) store(y[t] + i, add_scaled(load(y[t] + i), scale, sums[t]));
+    for (int t = 0; t < kTokens; ++t)
+      store(y[t] + i, add_scaled(load(y[t] + i), scale[t], sums[t]));
   }
   if (i < n) {
     Pair sums[kTokens] = {};
     for (int64_t k = 0; k < ranks; ++k)
       add_rank<kTokens>(sums, load_some(b + k * stride + i, n - i), h, k);
     for (int t = 0; t < kTokens; ++t)
-      store_some(y[t] + i, add_scaled(load_some(y[t] + i, n - i), scale, sums[t]), n - i);
+      store_some(y[t] + i, add_scaled(load_some(y[t] + i, n - i), scale[t], sums[t]), n - i);
   }
 }
 
 template <typename T>
 COLD_INLINE void expand_any(T* const* y, int64_t tokens, const T* b, int64_t ranks, int64_t stride,
-                            int64_t n, float scale, const float* const* h) {
+                            int64_t n, const float* scale, const float* const* h) {
   switch (tokens) {
     case 1: return expand_tile<1>(y, b, ranks, stride, n, scale, h);
     case 2: return expand_tile<2>(y, b, ranks, stride, n, scale, h);
@@ -92,14 +93,14 @@ COLD_INLINE void expand_any(T* const* y, int64_t tokens, const T* b, int64_t ran
 
 }  // namespace
 
-#define COLD_DEFINE(T)                                                                           \
-  COLD_CLONES void shrink(const T* const* x, int64_t tokens, const T* a, int64_t ranks,          \
-                          int64_t n, float* const* h) {                                          \
-    shrink_any(x, tokens, a, ranks, n, h);                                                       \
-  }                                                                                              \
+#define COLD_DEFINE(T)                                                                            \
+  COLD_CLONES void shrink(const T* const* x, int64_t tokens, const T* a, int64_t ranks,           \
+                          int64_t n, float* const* h) {                                           \
+    shrink_any(x, tokens, a, ranks, n, h);                                                        \
+  }                                                                                               \
   COLD_CLONES void expand(T* const* y, int64_t tokens, const T* b, int64_t ranks, int64_t stride, \
-                          int64_t n, float scale, const float* const* h) {                       \
-    expand_any(y, tokens, b, ranks, stride, n, scale, h);                                        \
+                          int64_t n, const float* scale, const float* const* h) {                 \
+    expand_any(y, tokens, b, ranks, stride, n, scale, h);                                         \
   }
 COLD_DEFINE(float)
 COLD_DEFINE(BFloat16)

@@ -19,12 +19,12 @@ void shrink(const BFloat16* const* x, int64_t tokens, const BFloat16* a, int64_t
 void shrink(const Float16* const* x, int64_t tokens, const Float16* a, int64_t ranks, int64_t n,
             float* const* h);
 
-// y[t][i] += scale * sum_k h[t][k] * b[k * stride + i] for i < n, rounded once.
+// y[t][i] += scale[t] * sum_k h[t][k] * b[k * stride + i] for i < n, rounded once.
 void expand(float* const* y, int64_t tokens, const float* b, int64_t ranks, int64_t stride,
-            int64_t n, float scale, const float* const* h);
+            int64_t n, const float* scale, const float* const* h);
 void expand(BFloat16* const* y, int64_t tokens, const BFloat16* b, int64_t ranks, int64_t stride,
-            int64_t n, float scale, const float* const* h);
+            int64_t n, const float* scale, const float* const* h);
 void expand(Float16* const* y, int64_t tokens, const Float16* b, int64_t ranks, int64_t stride,
-            int64_t n, float scale, const float* const* h);
+            int64_t n, const float* scale, const float* const* h);
 
 }  // namespace cold

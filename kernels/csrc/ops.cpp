@@ -65,7 +65,7 @@ int64_t chunk_of(int64_t n, int64_t tiles) {
 
 template <typename T>
 void apply(const std::vector<Tile>& tiles, Tensor& y, const Tensor& x, const Tensor& a,
-           const Tensor& b, const float* scale, const int32_t* rank) {
+           const Tensor& b, const float* scale, const int32_t* rank, const float* strength) {
   const int64_t n = x.size(1), m = y.size(1), ranks = a.size(1), count = tiles.size();
   std::vector<float> shrunk(count * kTile * ranks);
   const auto rows = [&](const Tile& tile, const Tensor& of, auto** out) {
@@ -102,17 +102,20 @@ void apply(const std::vector<Tile>& tiles, Tensor& y, const Tensor& x, const Ten
           const Tile& tile = tiles[i];
           T* outputs[kTile];
           float* inputs[kTile];
+          float factors[kTile];
+          for (int64_t t = 0; t < tile.count; ++t)
+            factors[t] = scale[tile.adapter] * strength[tile.tokens[t]];
           rows(tile, y, outputs);
           shrunk_rows(i, inputs);
           for (T*& output : outputs) output += start;
           expand(outputs, tile.count, row_of<T>(b, tile.adapter) + start, rank[tile.adapter], m,
-                 std::min(chunk, m - start), scale[tile.adapter], inputs);
+                 std::min(chunk, m - start), factors, inputs);
         }
       });
 }
 
 void lora_apply(Tensor y, const Tensor& x, const Tensor& a, const Tensor& b, const Tensor& scale,
-                const Tensor& rank, const Tensor& index) {
+                const Tensor& rank, const Tensor& index, const Tensor& strength) {
   const int64_t tokens = x.size(0), adapters = a.size(0), ranks = a.size(1);
   check_shape(y, x.scalar_type(), {tokens, y.size(1)}, "y");
   check_shape(a, x.scalar_type(), {adapters, ranks, x.size(1)}, "a");
@@ -120,16 +123,17 @@ void lora_apply(Tensor y, const Tensor& x, const Tensor& a, const Tensor& b, con
   check_shape(scale, at::kFloat, {adapters}, "scale");
   check_shape(rank, at::kInt, {adapters}, "rank");
   check_shape(index, at::kInt, {tokens}, "index");
+  check_shape(strength, at::kFloat, {tokens}, "strength");
   TORCH_CHECK(y.stride(1) == 1, "y: its rows must be contiguous");
   TORCH_CHECK(a.is_contiguous() && b.is_contiguous(), "a and b must be contiguous");
   const Tensor input = x.stride(1) == 1 ? x : x.contiguous();
-  const Tensor indices = index.contiguous();
+  const Tensor indices = index.contiguous(), strengths = strength.contiguous();
   const std::vector<Tile> tiles = tiles_of(indices.const_data_ptr<int32_t>(), tokens,
                                            rank.const_data_ptr<int32_t>(), adapters);
   if (tiles.empty()) return;
   dispatch(x, [&](auto element) {
     apply<decltype(element)>(tiles, y, input, a, b, scale.const_data_ptr<float>(),
-                             rank.const_data_ptr<int32_t>());
+                             rank.const_data_ptr<int32_t>(), strengths.const_data_ptr<float>());
   });
 }
 

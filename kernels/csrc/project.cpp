@@ -51,9 +51,10 @@ struct Segment {
   int64_t panels;       // of its columns of y
 };
 
-// Which adapter each token uses, and the tokens behind it that share it.
+// Which adapter each token uses and with what strength, and the tokens behind it that share it.
 struct Runs {
-  Runs(const int32_t* index, int64_t tokens, int64_t adapters) : adapter(index), end(tokens) {
+  Runs(const int32_t* index, const float* strengths, int64_t tokens, int64_t adapters)
+      : adapter(index), strength(strengths), end(tokens) {
     for (int64_t t = tokens; t-- > 0;) {
       TORCH_CHECK(index[t] < adapters, "index: must be below ", adapters, ", got ", index[t]);
       end[t] = t + 1 < tokens && index[t] == index[t + 1] ? end[t + 1] : t + 1;
@@ -68,6 +69,7 @@ struct Runs {
     }
   }
   const int32_t* adapter;
+  const float* strength;
   std::vector<int64_t> end;
 };
 
@@ -76,7 +78,7 @@ const T* data(const Tensor& x) {
   return static_cast<const T*>(x.const_data_ptr());
 }
 
-// out [T, width]: scale * (a . x) of the tokens that have an adapter.
+// out [T, width]: scale * strength * (a . x) of the tokens that have an adapter.
 template <typename T>
 void shrink_into(T* out, int64_t width, const Tensor& x, const std::vector<Segment>& segments,
                  const Runs& runs) {
@@ -102,7 +104,8 @@ void shrink_into(T* out, int64_t width, const Tensor& x, const std::vector<Segme
              n, 1, n, sums);
     for (int64_t t = 0; t < item.tokens; ++t) {
       float* of_token = sums + t * kColumns;
-      for (int64_t c = 0; c < kLanes; ++c) of_token[c] *= segment.scale[item.adapter];
+      const float factor = segment.scale[item.adapter] * runs.strength[item.token + t];
+      for (int64_t c = 0; c < kLanes; ++c) of_token[c] *= factor;
       round_to(out + (item.token + t) * width + segment.offset + item.panel * kLanes, of_token,
                kLanes);
     }
@@ -182,7 +185,7 @@ std::vector<Segment> segments_of(const Tensor& x, at::TensorList a, at::TensorLi
 
 Tensor project(const Tensor& x, const Tensor& weight, const Maybe& bias, at::TensorList a,
                at::TensorList b, const Maybe& scale, const Maybe& rank, const Tensor& index,
-               at::IntArrayRef widths) {
+               const Tensor& strength, at::IntArrayRef widths) {
   int64_t m = 0;
   for (const int64_t width : widths) {
     TORCH_CHECK(widths.size() == 1 || width % kLanes == 0, "widths: several must be multiples of ",
@@ -191,12 +194,14 @@ Tensor project(const Tensor& x, const Tensor& weight, const Maybe& bias, at::Ten
   }
   check_packed(weight, x, panels_of(m) * kLanes, x.size(1), "weight");
   check_shape(index, at::kInt, {x.size(0)}, "index");
+  check_shape(strength, at::kFloat, {x.size(0)}, "strength");
   if (bias) check_shape(*bias, x.scalar_type(), {m}, "bias");
   const Tensor input = x.contiguous(), indices = index.contiguous();
+  const Tensor strengths = strength.contiguous();
   const std::vector<Segment> segments = segments_of(x, a, b, scale, rank, widths);
   const bool adapts = !segments.empty();
-  const Runs runs(indices.const_data_ptr<int32_t>(), adapts ? x.size(0) : 0,
-                  adapts ? scale->size(1) : 0);
+  const Runs runs(indices.const_data_ptr<int32_t>(), strengths.const_data_ptr<float>(),
+                  adapts ? x.size(0) : 0, adapts ? scale->size(1) : 0);
   Tensor y = at::empty({x.size(0), m}, x.options());
   dispatch(x, [&](auto element) {
     using T = decltype(element);

@@ -85,11 +85,12 @@ class Lora:
     scale: Tensor  # [L]
     rank: Tensor  # [L]
     index: Tensor  # [T]
+    strength: Tensor  # [T]
 
     @property
     def weights(self) -> dict[str, Tensor]:
         """The keyword arguments."""
-        names = ("a", "b", "scale", "rank", "index")
+        names = ("a", "b", "scale", "rank", "index", "strength")
         return {name: getattr(self, name) for name in names}
 
 
@@ -102,7 +103,7 @@ def lora(
     *,
     seed: int = 0,
 ) -> Lora:
-    """Random adapters of the given ranks; tokens use any of them, or none."""
+    """Random adapters of the given ranks; tokens use any of them in any strength, or none."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -121,4 +122,11 @@ def lora(
         scale=torch.rand(len(ranks), generator=generator) + 0.5,
         rank=torch.tensor(ranks, dtype=torch.int32),
         index=index,
+        strength=strengths(tokens, generator),
     )
+
+
+def strengths(tokens: int, generator: torch.Generator) -> Tensor:
+    """[T] factors of tokens' adapters, from none to far beyond what they were trained for."""
+    values = torch.tensor([0.0, 0.5, 1.0, 2.5, 8.0])
+    return values[torch.randint(len(values), (tokens,), generator=generator)]

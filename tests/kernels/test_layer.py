@@ -11,17 +11,17 @@ from torch import Tensor
 
 from cold_kernels import load_ops
 from tests.kernels.conftest import Implementation
-from tests.kernels.inputs import DTYPES
+from tests.kernels.inputs import DTYPES, strengths
 
 BY_DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-# Relative to what is expected, and to 1: a few roundings on the way.
+# Relative to what is expected, and to the size of what is summed: a few roundings on the way.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2**-6, torch.float16: 2**-9}
 
 
-def check(found: Tensor, expected: Tensor) -> None:
+def check(found: Tensor, expected: Tensor, size: Tensor | float = 1.0) -> None:
     tolerance = TOLERANCE[found.dtype]
     error = (found.cpu().double() - expected).abs()
-    assert (error <= tolerance * (1 + expected.abs())).all(), error.max()
+    assert (error <= tolerance * (size + expected.abs())).all(), error.max()
 
 
 def random(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
@@ -47,7 +47,8 @@ def test_project(
     inputs: int,
     ranks: list[tuple[int, ...]],
 ) -> None:
-    """Segments with adapters of several ranks; tokens in runs, alone and without adapter."""
+    """Segments with adapters of several ranks; tokens in runs, alone and without adapter, in
+    several strengths."""
     if implementation.is_slow and (tokens not in (2, 9) or dtype != torch.float32):
         return
     on, ops = implementation.device, implementation.ops
@@ -56,7 +57,9 @@ def test_project(
     weight = random(outputs, inputs, seed=2, dtype=dtype) / inputs**0.5
     bias = random(outputs, seed=3, dtype=dtype)
     adapters = len(ranks[0]) if ranks else 1
-    index = torch.randint(-1, adapters, (tokens,), generator=torch.Generator().manual_seed(tokens))
+    generator = torch.Generator().manual_seed(tokens)
+    index = torch.randint(-1, adapters, (tokens,), generator=generator)
+    strength = strengths(tokens, generator)
     index = index.sort().values if tokens > 20 else index
     scale = torch.rand(len(widths), adapters) + 0.5
     a, b = [], []
@@ -71,7 +74,7 @@ def test_project(
             a[-1][adapter, rank:], b[-1][adapter, rank:] = 0, 0
             rows = index == adapter
             delta = x.double() @ a[-1][adapter].double().T @ b[-1][adapter].double()
-            columns[rows] += scale[segment, adapter] * delta[rows]
+            columns[rows] += scale[segment, adapter] * strength[rows, None] * delta[rows]
     packed = [ops.packing.pack_adapters(*pair) for pair in zip(a, b, strict=True)]
     found = ops.project(
         x.to(on),
@@ -82,9 +85,47 @@ def test_project(
         scale=scale.to(on) if ranks else None,
         rank=torch.tensor(ranks, dtype=torch.int32, device=on) if ranks else None,
         index=index.int().to(on),
+        strength=strength.to(on),
         widths=widths,
     )
-    check(found, expected)
+    check(found, expected, strength[:, None].clamp(min=1))
+
+
+@BY_DTYPE
+@pytest.mark.parametrize("factor", [0.5, 1.0, 2.5, 8.0])
+def test_a_strength_is_a_factor_of_the_scale(
+    implementation: Implementation, dtype: torch.dtype, factor: float
+) -> None:
+    """To the bit: a strength of 1 leaves what an adapter adds as it is."""
+    on, packing = implementation.device, implementation.ops.packing
+    tokens, widths = 9, [32, 16]
+    x = random(tokens, 48, seed=1, dtype=dtype).to(on)
+    weight = packing.pack(random(48, 48, seed=2, dtype=dtype)).to(on)
+    packed = [
+        packing.pack_adapters(
+            random(2, 5, 48, seed=3, dtype=dtype), random(2, 5, width, seed=4, dtype=dtype)
+        )
+        for width in widths
+    ]
+    scale = random(2, 2, seed=5, dtype=torch.float32).to(on)
+    rank = torch.full((2, 2), 5, dtype=torch.int32, device=on)
+    index = (torch.arange(tokens, device=on) % 3 - 1).int()
+
+    def project(scale: Tensor, strength: float) -> Tensor:
+        return implementation.ops.project(
+            x,
+            weight,
+            None,
+            a=[a.to(on) for a, _ in packed],
+            b=[b.to(on) for _, b in packed],
+            scale=scale,
+            rank=rank,
+            index=index,
+            strength=torch.full((tokens,), strength, device=on),
+            widths=widths,
+        )
+
+    assert torch.equal(project(scale, factor), project(scale * factor, 1.0))
 
 
 def test_native_rows_do_not_depend_on_the_others() -> None:
@@ -96,7 +137,10 @@ def test_native_rows_do_not_depend_on_the_others() -> None:
     def project(rows: Tensor) -> Tensor:
         index = torch.full((len(rows),), -1, dtype=torch.int32)
         adapters: dict[str, Any] = {"a": [], "b": [], "scale": None, "rank": None}
-        return ops.project(rows, weight, None, **adapters, index=index, widths=[96])
+        strength = torch.ones(len(rows))
+        return ops.project(
+            rows, weight, None, **adapters, index=index, strength=strength, widths=[96]
+        )
 
     together = project(x)
     for row in range(len(x)):
@@ -225,6 +269,8 @@ def test_native_attend_checks_its_rows(spans: list[list[int]], complaint: str) -
         ({"widths": [80]}, "weight: must be"),
         ({"widths": [40, 56]}, "multiples of 16"),
         ({"index": torch.tensor([3], dtype=torch.int32)}, "index: must be below 1"),
+        ({"strength": torch.ones(2)}, "strength: shape must be"),
+        ({"strength": torch.ones(1).bfloat16()}, "strength: dtype must be"),
         ({"scale": torch.ones(1, 2)}, "must be"),
     ],
 )
@@ -237,6 +283,7 @@ def test_native_project_checks_its_inputs(change: dict[str, Any], complaint: str
         "scale": torch.ones(1, 1),
         "rank": torch.full((1, 1), 4, dtype=torch.int32),
         "index": torch.zeros(1, dtype=torch.int32),
+        "strength": torch.ones(1),
         "widths": [96],
     }
     with pytest.raises(RuntimeError, match=complaint):
@@ -253,9 +300,12 @@ def test_registration(implementation: Implementation) -> None:
 
     packed = implementation.ops.packing.pack(torch.ones(32, 16)).to(on)
     adapters: dict[str, Any] = {"a": [], "b": [], "scale": None, "rank": None}
-    index = torch.full((3,), -1, dtype=torch.int32, device=on)
+    tokens = {
+        "index": torch.full((3,), -1, dtype=torch.int32, device=on),
+        "strength": torch.ones(3, device=on),
+    }
     x = torch.ones(3, 16, device=on)
-    check_op(ops.project.default, x, packed, None, **adapters, index=index, widths=[32])
+    check_op(ops.project.default, x, packed, None, **adapters, **tokens, widths=[32])
     check_op(ops.add_rms_norm.default, x, None, x[0].clone(), 1e-5)
     check_op(ops.silu_multiply.default, x)
     stored = [torch.zeros(2, 1, 16, 16, device=on) for _ in "kv"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -271,6 +272,27 @@ def test_lora_apply_anywhere(
     check_lora(implementation, lora(tokens, inputs, outputs, tuple(ranks), dtype, seed=seed))
 
 
+@BY_DTYPE
+@pytest.mark.parametrize("factor", [0.5, 1.0, 2.5, 8.0])
+def test_a_strength_is_a_factor_of_the_scale(
+    implementation: Implementation, dtype: torch.dtype, factor: float
+) -> None:
+    """To the bit: a strength of 1 leaves what an adapter adds as it is."""
+    on = implementation.device
+
+    def applied(case: Lora) -> Tensor:
+        y = case.y.to(on, copy=True)
+        weights = {name: tensor.to(on) for name, tensor in case.weights.items()}
+        implementation.ops.lora_apply(y, case.x.to(on), **weights)
+        return y
+
+    for tokens in (3, 70):
+        case = lora(tokens, 64, 48, (4, 9), dtype)
+        strong = replace(case, strength=torch.full((tokens,), factor))
+        scaled = replace(case, scale=case.scale * factor, strength=torch.ones(tokens))
+        assert torch.equal(applied(strong), applied(scaled))
+
+
 def test_lora_apply_on_strided_tensors(implementation: Implementation) -> None:
     on = implementation.device
     for tokens in (3, 70):
@@ -280,6 +302,7 @@ def test_lora_apply_on_strided_tensors(implementation: Implementation) -> None:
         part.copy_(case.y)
         x = case.x.to(on).T.contiguous().T
         weights = {name: tensor.to(on) for name, tensor in case.weights.items()}
+        weights["strength"] = weights["strength"].repeat_interleave(2)[::2]
         implementation.ops.lora_apply(part, x, **weights)
         expected = case.y.clone()
         reference.lora_apply(expected, case.x, **case.weights)

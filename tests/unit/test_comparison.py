@@ -14,6 +14,7 @@ from cold_backend.config import Settings
 from cold_backend.errors import ConfigError
 from cold_backend.loading import load_adapter_lm, load_base_lm, load_fused_lm
 from cold_backend.models.attention import ATTENTION_NAME, PackedState
+from cold_backend.models.batch import TokenAdapters
 from cold_backend.models.checkpoint import check_model, load_config
 from cold_backend.models.language_model import LanguageModel
 from cold_backend.models.lora import LoraBank
@@ -87,7 +88,8 @@ def test_a_state_that_leaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_adapters_that_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = make_model("gemma", tmp_path / "base")
     adapter = make_adapter(base, tmp_path / "adapters" / "one")
-    monkeypatch.setattr(LoraBank, "index_of", lambda bank, n: bank.index.new_full((n,), -1))
+    nobody = TokenAdapters(torch.full((96,), -1, dtype=torch.int32), torch.ones(96))
+    monkeypatch.setattr(LoraBank, "adapters_of", lambda _, n: nobody.take(torch.arange(n)))
     refuses(base, "with an adapter", adapters={"one": str(adapter)})
     refuses(base, "with an adapter", adapters_dir=str(tmp_path / "adapters"))
     load(base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from cold_backend.contract import (
     unpack_reports,
 )
 from cold_backend.loading import checked_network
+from cold_backend.models.batch import Batch, TokenAdapters
 from cold_backend.models.checkpoint import context_limit, empty_model, load_config, load_model
+from cold_backend.models.kv_cache import KVCache
 from cold_backend.models.language_model import LanguageModel
 from cold_backend.models.llama import is_lean
 from cold_backend.models.lora import AdapterSet
@@ -56,10 +59,15 @@ def packed(
     return LanguageModel(network, readers, slots=4, context=CONTEXT, store=store)
 
 
-def reference(path: Path, ids: list[int], adapter: Path | None = None) -> torch.Tensor:
+def reference(
+    path: Path, ids: list[int], adapter: Path | None = None, strength: float = 1.0
+) -> torch.Tensor:
     model = transformers.AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager")
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter)
+        for module in model.modules():
+            for name in getattr(module, "scaling", {}):
+                module.scaling[name] *= strength
     with torch.inference_mode():
         return model.eval()(torch.tensor([ids])).logits[0]
 
@@ -296,10 +304,26 @@ def test_adapters_of_every_form_side_by_side(family: str, kind: str, tmp_path: P
     expert = packed(base, {"plain": plain, "special": special})
     ids = prompt(9, 3)
 
+    strengths = (1.0, 1.0, 1.0, 0.25, 3.0, 0.0)
+    chosen = (0, 1, NONE, 0, 1, 1)
     (logits,) = forward(
-        expert, ids * 3, *({"slot": i + 1, "length": 9, "adapter": i} for i in (0, 1, -1))
+        expert,
+        ids * 3,
+        *(
+            {"slot": i + 1, "length": 9, "adapter": chosen[i], "strength": strengths[i]}
+            for i in range(3)
+        ),
+    )
+    (more,) = forward(
+        expert,
+        ids * 3,
+        *(
+            {"slot": i - 2, "length": 9, "adapter": chosen[i], "strength": strengths[i]}
+            for i in range(3, 6)
+        ),
     )
 
-    for row, adapter in enumerate((plain, special, None)):
-        expected = reference(base, ids, adapter)[-1]
-        torch.testing.assert_close(logits[row], expected, atol=2e-4, rtol=1e-4)
+    adapters = {0: plain, 1: special, NONE: None}
+    for row, adapter, strength in zip([*logits, *more], chosen, strengths, strict=True):
+        expected = reference(base, ids, adapters[adapter], strength)[-1]
+        torch.testing.assert_close(row, expected, atol=2e-4, rtol=1e-4)

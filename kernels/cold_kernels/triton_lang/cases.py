@@ -65,7 +65,7 @@ def _kernels(tuning: Tuning) -> Iterator[tuple[Any, str, dict[str, Any]]]:
     pick = "*T *T *i32" + 6 * floats + selection + 3 * " i32"
     for samples in (True, False):
         yield cold_pick, pick, {"SAMPLES": samples, **tiles}
-    adapters = "*fp32 *i32 *i32"
+    adapters = "*fp32 *i32 *i32 *fp32"
     one = {"RANKS": tuning.ranks, "INPUTS": tuning.inputs}
     yield cold_lora_shrink, "*T *T *i32 *i32 *fp32 i32 i32 i32", one
     expand = f"*T *fp32 *T {adapters} i32 i32 i32 i32"

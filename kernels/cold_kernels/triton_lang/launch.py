@@ -58,18 +58,19 @@ def lora_apply(
     scale: Tensor,
     rank: Tensor,
     index: Tensor,
+    strength: Tensor,
 ) -> None:
     """See `ops.LoraApply`."""
     if y.stride(-1) != 1:
         rows = y.contiguous()
-        lora_apply(rows, x, a=a, b=b, scale=scale, rank=rank, index=index)
+        lora_apply(rows, x, a=a, b=b, scale=scale, rank=rank, index=index, strength=strength)
         y.copy_(rows)
         return
     tuning = tuning_of(y.device)
     tokens, inputs = x.shape
     ranks, outputs = b.shape[1:]
     x, a, b = x.contiguous(), a.contiguous(), b.contiguous()
-    scale, rank, index = scale.contiguous(), rank.contiguous(), index.contiguous()
+    scale, rank, index, strength = _packed(scale, rank, index, strength)
     shrunk = torch.empty((tokens, ranks), dtype=torch.float32, device=x.device)
     if tokens < _MANY_TOKENS or ranks > _MOST_RANKS:
         _run(
@@ -79,7 +80,7 @@ def lora_apply(
         )  # fmt: skip
         _run(
             cold_lora_expand, tokens * -(-outputs // tuning.outputs), tuning.vector_cores,
-            y, shrunk, b, scale, rank, index, tokens, ranks, outputs, y.stride(0),
+            y, shrunk, b, scale, rank, index, strength, tokens, ranks, outputs, y.stride(0),
             OUTPUTS=tuning.outputs,
         )  # fmt: skip
         return
@@ -94,13 +95,13 @@ def lora_apply(
         cold_lora_expand_tiles,
         -(-tokens // size) * -(-outputs // tuning.tile_outputs),
         tuning.cube_cores,
-        y, shrunk, b, scale, rank, index, tokens, ranks, outputs, y.stride(0),
+        y, shrunk, b, scale, rank, index, strength, tokens, ranks, outputs, y.stride(0),
         TOKENS=size, RANKS=all_ranks, OUTPUTS=tuning.tile_outputs,
     )  # fmt: skip
 
 
 def _packed(*settings: Tensor) -> tuple[Tensor, ...]:
-    """The rows' settings one after another: an expanded scalar, say, is not."""
+    """Settings of rows or tokens one after another: an expanded scalar, say, is not."""
     return tuple(setting.contiguous() for setting in settings)
 
 

@@ -56,13 +56,14 @@ def cold_lora_expand(
     scale,  # [L] float32
     rank,  # [L] int32
     index,  # [T] int32
+    strength,  # [T] float32
     tokens,
     ranks,
     outputs,
     y_stride,
     OUTPUTS: tl.constexpr,
 ):
-    """y[t] += scale[l] * sum_k shrunk[t, k] * b[l, k] for l = index[t], k < rank[l].
+    """y[t] += scale[l] * strength[t] * sum_k shrunk[t, k] * b[l, k], l = index[t], k < rank[l].
 
     Mutates: y, but no row whose index is negative.
     """
@@ -82,7 +83,7 @@ def cold_lora_expand(
             if used > 0:
                 place = y + tl.cast(token, tl.int64) * y_stride + at
                 old = tl.load(place, mask=here, other=0.0).to(tl.float32)
-                new = old + sums * tl.load(scale + adapter)
+                new = old + sums * (tl.load(scale + adapter) * tl.load(strength + token))
                 tl.store(place, new.to(y.dtype.element_ty), mask=here)
 
 
@@ -152,6 +153,7 @@ def cold_lora_expand_tiles(
     scale,  # [L] float32
     rank,  # [L] int32
     index,  # [T] int32
+    strength,  # [T] float32
     tokens,
     ranks,
     outputs,
@@ -175,6 +177,7 @@ def cold_lora_expand_tiles(
         at = (item - tile * blocks) * OUTPUTS + tl.arange(0, OUTPUTS)
         here = at < outputs
         left = tl.load(index + at_token, mask=at_token < tokens, other=-1)
+        strengths = tl.load(strength + at_token, mask=at_token < tokens, other=0.0)
         adapter = tl.max(left, 0)
         while adapter >= 0:
             mine = left == adapter
@@ -195,7 +198,7 @@ def cold_lora_expand_tiles(
                 written = mine[:, None] & here[None, :]
                 place = y_rows + t[:, None] * y_stride + at[None, :]
                 old = tl.load(place, mask=written, other=0.0).to(tl.float32)
-                new = old + sums * tl.load(scale + adapter)
+                new = old + sums * (tl.load(scale + adapter) * strengths)[:, None]
                 tl.store(place, new.to(y.dtype.element_ty), mask=written)
             left = tl.where(mine, -1, left)
             adapter = tl.max(left, 0)
