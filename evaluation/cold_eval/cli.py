@@ -76,6 +76,7 @@ def _run(options: argparse.Namespace) -> int:
         alphas=options.alphas,
         betas=options.betas,
         temperature=options.temperature,
+        lora_scales=options.lora_scales,
     )
     if options.adapter:
         decodings += _tuned(options, tasks, read_tuned(options.adapter))
@@ -151,8 +152,9 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["base", "greedy", "cold"],
         metavar="NAME",
-        help="base, greedy, cold (the grid), tuned (what cold.json says), beamN (beam search), "
-        "voteN (N samples, the commonest answer); default: the first three",
+        help="base, greedy, cold (the grid), scaled (greedy with each of --lora-scales), tuned "
+        "(what cold.json says), beamN (beam search), voteN (N samples, the commonest answer); "
+        "default: the first three",
     )
     add("--temperature", type=float, default=0.7, metavar="T", help="of voteN; %(default)s")
     add_model_options(parser, required=False)

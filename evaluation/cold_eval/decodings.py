@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cold_backend.protocol import INPUTS
 from cold_eval.errors import EvaluationError
 
 _BEAM = re.compile(r"beam(\d+)")
 _VOTE = re.compile(r"vote(\d+)")
-_ALLOWED = "base, greedy, cold, beamN (beam search), voteN (N samples, the commonest answer)"
+_ALLOWED = (
+    "base, greedy, cold, scaled (greedy with another lora_scale), beamN (beam search), "
+    "voteN (N samples, the commonest answer)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +26,7 @@ class Decoding:
     Attributes:
         name: what tables call it.
         kind: `base`, `greedy`, `cold` or `beam`.
+        lora_scale: strength of the adapter; 1 is as trained.
         beam_width: of `beam`.
         samples: answers of which the commonest counts; 1 unless temperature is above 0.
     """
@@ -30,13 +35,17 @@ class Decoding:
     kind: str
     alpha: float | None = None
     beta: float | None = None
+    lora_scale: float = 1.0
     beam_width: int | None = None
     temperature: float = 0.0
     samples: int = 1
 
     @property
     def in_grid(self) -> bool:
-        """Whether the choice of each token follows from expert and base logits alone."""
+        """Whether the choice of each token follows from expert and base logits alone.
+
+        Those with the same `lora_scale` can then be decoded as one tree.
+        """
         return self.kind in ("greedy", "cold") and self.samples == 1
 
     def fields(self) -> dict[str, Any]:
@@ -45,6 +54,8 @@ class Decoding:
             "decoding": self.kind,
             "alpha": self.alpha,
             "beta": self.beta,
+            # Said always: a server's adapter may have another default.
+            "lora_scale": self.lora_scale,
             "beam_width": self.beam_width,
             "temperature": self.temperature or None,
         }
@@ -78,12 +89,37 @@ def grid(alphas: Sequence[float], betas: Sequence[float]) -> list[Decoding]:
     return [cold(alpha, beta) for alpha, beta in pairs if beta != 0]
 
 
+def scaled(scales: Sequence[float]) -> list[Decoding]:
+    """Greedy with the adapter at each strength but 1, which is greedy itself.
+
+    Raises:
+        EvaluationError: a strength is out of range.
+    """
+    for scale in scales:
+        if refusal := INPUTS["lora_scale"].refusal(scale):
+            raise EvaluationError(f"lora-scales: {refusal}")
+    return [
+        Decoding(name=f"greedy s={scale:g}", kind="greedy", lora_scale=scale)
+        for scale in dict.fromkeys(scales)
+        if scale != 1
+    ]
+
+
+def by_scale(decodings: Iterable[Decoding]) -> dict[float, list[Decoding]]:
+    """Decodings by the strength of the adapter: those of one see the same logits."""
+    groups: dict[float, list[Decoding]] = {}
+    for decoding in decodings:
+        groups.setdefault(decoding.lora_scale, []).append(decoding)
+    return groups
+
+
 def decodings_of(
     names: Sequence[str],
     *,
     alphas: Sequence[float],
     betas: Sequence[float],
     temperature: float,
+    lora_scales: Sequence[float] = (),
 ) -> list[Decoding]:
     """What is named, greedy first, which the others are compared with.
 
@@ -97,6 +133,8 @@ def decodings_of(
         beam, vote = _BEAM.fullmatch(name), _VOTE.fullmatch(name)
         if name == "cold":
             chosen += grid(alphas, betas)
+        elif name == "scaled":
+            chosen += scaled(lora_scales)
         elif beam and int(beam[1]) > 1:
             chosen.append(Decoding(name=name, kind="beam", beam_width=int(beam[1])))
         elif vote and int(vote[1]) > 1:

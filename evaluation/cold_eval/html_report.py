@@ -81,7 +81,11 @@ def _task(
     results: Sequence[Result],
 ) -> dict[str, Any]:
     found = report.summaries
-    points = {d["name"]: d for d in settings["decodings"] if d["kind"] == "cold"}
+    points = {
+        d["name"]: d
+        for d in settings["decodings"]
+        if d["kind"] == "cold" and d["lora_scale"] == 1  # others belong to another picture
+    }
     grid = {name: summary for name, summary in found.items() if name in points}
     # Of equal ones the mildest.
     best = max(

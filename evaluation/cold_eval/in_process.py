@@ -14,7 +14,7 @@ from cold_backend.offline import Cold
 from cold_backend.requests.request import GenerationRequest
 from cold_eval.answers import Answer, result_of, seed_of, voted
 from cold_eval.choices import ChoiceWalk, choice_text, chosen
-from cold_eval.decodings import Decoding
+from cold_eval.decodings import Decoding, by_scale
 from cold_eval.errors import EvaluationError
 from cold_eval.grid import GridWalk, Leaf
 from cold_eval.items import Item, Task
@@ -81,13 +81,14 @@ class InProcess:
         """
         items = [item for item in task.items if wanted.get(item.id)]
         if task.is_choice:
-            yield from self._choose(task, items, decodings, wanted)
+            for scale, alike in by_scale(decodings).items():
+                yield from self._choose(task, items, alike, wanted, scale)
             return
-        gridded = [d for d in decodings if d.in_grid]
-        policies = {d.name: policy_of(d) for d in gridded}
-        for walk in self.walk(task, items, policies, wanted):
-            for leaf in walk.leaves:
-                yield _of_leaf(task, _item(task, walk.key), leaf)
+        for scale, alike in by_scale(d for d in decodings if d.in_grid).items():
+            policies = {d.name: policy_of(d) for d in alike}
+            for walk in self.walk(task, items, policies, wanted, lora_scale=scale):
+                for leaf in walk.leaves:
+                    yield _of_leaf(task, _item(task, walk.key), leaf)
         for decoding in decodings:
             if not decoding.in_grid:
                 mine = [item for item in items if decoding.name in wanted[item.id]]
@@ -99,8 +100,13 @@ class InProcess:
         items: Sequence[Item],
         policies: Mapping[str, Policy],
         wanted: Wanted,
+        *,
+        lora_scale: float = 1.0,
     ) -> Iterator[GridWalk]:
         """Decodes items under the policies that are wanted of each; yields a walk for each.
+
+        Args:
+            lora_scale: strength of the adapter that the policies see.
 
         Raises:
             EvaluationError: an item cannot be decoded.
@@ -109,7 +115,8 @@ class InProcess:
         for item in items:
             mine = [policy for name, policy in policies.items() if name in wanted[item.id]]
             if mine:
-                request = self._request(item, {"decoding": "cold"}, task.max_tokens, task.stop)
+                fields = {"decoding": "cold", "lora_scale": lora_scale}
+                request = self._request(item, fields, task.max_tokens, task.stop)
                 walks.append(GridWalk(item.id, request, mine, self.tokenizer))
         yield from self._walked(walks)
 
@@ -122,13 +129,20 @@ class InProcess:
         return walker.run(walks)
 
     def _choose(
-        self, task: Task, items: Sequence[Item], decodings: Sequence[Decoding], wanted: Wanted
+        self,
+        task: Task,
+        items: Sequence[Item],
+        decodings: Sequence[Decoding],
+        wanted: Wanted,
+        lora_scale: float,
     ) -> Iterator[Result]:
         walks = []
         for item in items:
             mine = [d for d in decodings if d.name in wanted[item.id]]
+            if not mine:
+                continue
             tokens = [self.tokenizer.encode_bare(choice_text(item, c)) for c in item.choices]
-            fields = {"decoding": "cold", "ignore_eos": True}
+            fields = {"decoding": "cold", "ignore_eos": True, "lora_scale": lora_scale}
             request = self._request(item, fields, max(map(len, tokens)), ())
             walks.append(ChoiceWalk(item.id, request, tokens, mine, self.tokenizer))
         for walk in self._walked(walks):

@@ -25,6 +25,14 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
     add("--stop", action="append", default=[], metavar="TEXT", help="ends an answer; many times")
     add("--alphas", type=float, nargs="+", default=[0.1, 0.3], metavar="A", help="of the grid")
     add("--betas", type=float, nargs="+", default=[0.25, 0.5, 1.0], metavar="B", help="likewise")
+    add(
+        "--lora-scales",
+        type=float,
+        nargs="*",
+        default=[1.25, 1.5, 2.0],
+        metavar="S",
+        help="strengths of the adapter that greedy is tried with",
+    )
     add("--seed", type=int, default=0, metavar="N", help="of whatever is drawn; %(default)s")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cold_eval.cli import guarded, say
-from cold_eval.decodings import GREEDY, Decoding, grid
+from cold_eval.decodings import GREEDY, Decoding, grid, scaled
 from cold_eval.errors import EvaluationError
 from cold_eval.evaluate import evaluate
 from cold_eval.items import Task
@@ -26,8 +26,9 @@ from cold_eval.tuned import write_tuned
 
 _DESCRIPTION = """\
 Finds the alpha and beta with which an adapter answers best, on items with known answers (as for
-cold-eval), and writes them into cold.json beside it, which the server then takes as the adapter's
-defaults. Where contrast does not help beyond noise, it says so and writes greedy.
+cold-eval), and the lora_scale with which greedy does, says which of the two wins, and writes it
+into cold.json beside the adapter, which the server then takes as the adapter's defaults. Where
+neither helps beyond noise, it says so and writes greedy.
 """
 _EPILOG = """\
 What the gain is on other items is estimated by five-fold cross-validation. cold-eval will not show
@@ -46,6 +47,7 @@ def _run(options: argparse.Namespace) -> int:
     points = grid(options.alphas, options.betas)
     if not points:
         raise EvaluationError("betas: at least one above 0 is needed")
+    points += scaled(options.lora_scales)
     decodings = [GREEDY, *points]
     settings = settings_of(options, tasks, decodings)
     journal = Journal(options.out / "tuning.jsonl", settings)
@@ -76,7 +78,7 @@ def scores_of(
 def _tuning(settings: dict[str, Any], tasks: Sequence[Task], verdict: Verdict) -> dict[str, Any]:
     return {
         "verdict": verdict.reason,
-        "checked": verdict.checked.as_json(),
+        "checked": verdict.summaries(),
         "scores": verdict.scores,
         "settings": {key: settings[key] for key in ("model", "seed", "tasks")},
         "items": sorted(item.sha256 for task in tasks for item in task.items),

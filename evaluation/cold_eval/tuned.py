@@ -51,6 +51,7 @@ def read_tuned(adapter: Path) -> Tuned | None:
         kind=defaults.decoding,
         alpha=defaults.alpha if is_cold else None,
         beta=defaults.beta if is_cold else None,
+        lora_scale=defaults.lora_scale,
     )
     return Tuned(decoding, frozenset(map(str, items)))
 
@@ -64,6 +65,8 @@ def write_tuned(adapter: Path, decoding: Decoding, tuning: Mapping[str, Any]) ->
     values: dict[str, Any] = {"decoding": decoding.kind}
     if decoding.kind == "cold":
         values |= {"alpha": decoding.alpha, "beta": decoding.beta}
+    if decoding.lora_scale != 1:
+        values["lora_scale"] = decoding.lora_scale
     path = adapter / FILE
     new = path.with_suffix(".new")
     try:

@@ -65,7 +65,9 @@ def test_evaluate_and_tune(
 
     tuning = [*common, "--out", str(tmp_path / "tuning"), "--task", f"dev={dev}:last_number"]
     assert cold_tune(tuning) == 0
-    assert "do not use CoLD here" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "do not use CoLD here" in said
+    assert "CoLD against greedy with another lora_scale: " in said
     written = json.loads((tuned / "cold.json").read_text())
     assert written["decoding"] == "greedy"
     assert len(written["tuning"]["items"]) == 20

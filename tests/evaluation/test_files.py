@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cold_eval.decodings import decodings_of
+from cold_eval.decodings import GREEDY, Decoding, by_scale, cold, decodings_of, scaled
 from cold_eval.errors import EvaluationError
 from cold_eval.items import load_items, load_task
 from cold_eval.results import Journal, Result, read_results
+from cold_eval.tuned import read_tuned, write_tuned
 
 GOOD = {"id": "a", "prompt": "1 + 1 =", "answer": "2"}
 
@@ -82,6 +84,39 @@ def test_decodings_are_checked(
 ) -> None:
     with pytest.raises(EvaluationError, match=message):
         decodings_of(names, alphas=alphas, betas=betas, temperature=temperature)
+
+
+def test_strengths_of_the_adapter() -> None:
+    found = decodings_of(
+        ["scaled", "base"], alphas=[], betas=[], temperature=1, lora_scales=[1.5, 1.0, 2.0, 1.5]
+    )
+    assert [d.name for d in found] == ["greedy", "greedy s=1.5", "greedy s=2", "base"]
+    assert [d.fields()["lora_scale"] for d in found] == [1, 1.5, 2, 1]
+    assert [[d.name for d in alike] for alike in by_scale(found).values()] == [
+        ["greedy", "base"],
+        ["greedy s=1.5"],
+        ["greedy s=2"],
+    ]
+    with pytest.raises(EvaluationError, match=r"lora-scales: must be in \[0, 8\], got 9"):
+        scaled([9.0])
+
+
+@pytest.mark.parametrize(
+    ("decoding", "keys"),
+    [
+        (GREEDY, {"decoding"}),
+        (scaled([1.5])[0], {"decoding", "lora_scale"}),
+        (cold(0.3, 0.5), {"decoding", "alpha", "beta"}),
+    ],
+    ids=lambda value: value.name if isinstance(value, Decoding) else "",
+)
+def test_what_was_tuned_is_read_again(decoding: Decoding, keys: set[str], tmp_path: Path) -> None:
+    path = write_tuned(tmp_path, decoding, {"items": ["a"]})
+    assert json.loads(path.read_text()).keys() == keys | {"tuning"}
+    tuned = read_tuned(tmp_path)
+    assert tuned is not None
+    assert tuned.decoding == replace(decoding, name="tuned")
+    assert tuned.items == {"a"}
 
 
 def test_a_run_goes_on_after_half_a_line(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from cold_backend.requests.request import GenerationRequest
 from cold_eval.choices import token_log_prob
-from cold_eval.decodings import BASE, GREEDY, Decoding, cold, decodings_of, grid
+from cold_eval.decodings import BASE, GREEDY, Decoding, cold, decodings_of, grid, scaled
 from cold_eval.in_process import InProcess
 from cold_eval.items import Item, Task
 from cold_eval.policies import policy_of, views
@@ -108,6 +110,27 @@ def test_other_decodings_are_those_of_the_engine(model: InProcess, reference: Re
     assert found[item.id, "base"].text == model.tokenizer.decode(base)
     best = reference.search(ids, Beams(2, 1.0, "false"), LENGTH)
     assert found[item.id, "beam2"].text == model.tokenizer.decode(best)
+
+
+@pytest.mark.parametrize("choices", [(), ("Paris", "Rome")], ids=["generated", "choices"])
+def test_each_strength_of_the_adapter_is_a_tree_of_its_own(
+    choices: tuple[str, ...], model: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = Item("capital", "The capital of France is", "0", choices)
+    task = Task("t", (item,), "choice" if choices else "exact", 4)
+    decodings = [GREEDY, cold(0.1, 0.5), *scaled([1.5, 2.0])]
+    strengths = []
+    parse = model._parser.parse
+
+    def noted(inputs: Any) -> GenerationRequest:
+        request = parse(inputs)
+        strengths.append(request.lora_scale)
+        return request
+
+    monkeypatch.setattr(model._parser, "parse", noted)
+    results = [*model.run(task, decodings, {item.id: [d.name for d in decodings]})]
+    assert answers(results).keys() == {(item.id, d.name) for d in decodings}
+    assert strengths == [1.0, 1.5, 2.0]
 
 
 def test_choices_get_the_log_probabilities_of_their_tokens(
