@@ -26,7 +26,7 @@ from cold_backend.contract import (
     unpack_reports,
 )
 from cold_backend.loading import checked_network
-from cold_backend.models.batch import Batch, TokenAdapters
+from cold_backend.models.batch import Batch
 from cold_backend.models.checkpoint import context_limit, empty_model, load_config, load_model
 from cold_backend.models.kv_cache import KVCache
 from cold_backend.models.language_model import LanguageModel
@@ -65,9 +65,9 @@ def reference(
     model = transformers.AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager")
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter)
-        for module in model.modules():
-            for name in getattr(module, "scaling", {}):
-                module.scaling[name] *= strength
+        for scaling in (getattr(module, "scaling", None) for module in model.modules()):
+            if isinstance(scaling, dict):  # PEFT's; attention has a number of that name
+                scaling.update({name: strength * value for name, value in scaling.items()})
     with torch.inference_mode():
         return model.eval()(torch.tensor([ids])).logits[0]
 
@@ -327,3 +327,45 @@ def test_adapters_of_every_form_side_by_side(family: str, kind: str, tmp_path: P
     for row, adapter, strength in zip([*logits, *more], chosen, strengths, strict=True):
         expected = reference(base, ids, adapters[adapter], strength)[-1]
         torch.testing.assert_close(row, expected, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "kernels", "kind"),
+    [
+        ("llama", "native", "head"),
+        ("llama", "reference", "head"),
+        ("llama", "native", "embedding"),
+        ("gemma", "native", "head"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # PEFT on tied or saved embeddings
+def test_an_adapter_in_several_strengths(
+    family: str, kernels: str, kind: str, tmp_path: Path
+) -> None:
+    """A strength is the adapter's scale times as much, and 0 is no adapter."""
+    base = make_model(family, tmp_path / "base")
+    path = make_adapter(base, tmp_path / "adapter", **ADAPTER_KINDS[kind])
+    adapter = load_adapter("plain", str(path))
+    doubled = {path: replace(pair, scale=2 * pair.scale) for path, pair in adapter.pairs.items()}
+    adapters = AdapterSet([adapter, replace(adapter, pairs=doubled)])
+    model = load_model(str(base), load_config(str(base)), torch.float32, CPU)
+    network = checked_network(model, adapters, load_ops(kernels, CPU), CONTEXT)
+    ids, used = prompt(7, 4), [(0, 1.0), (0, 2.0), (1, 1.0), (0, 0.0), (NONE, 2.0), (NONE, 1.0)]
+
+    of_step = rows(
+        *(
+            {"slot": slot, "length": 7, "adapter": index, "strength": strength}
+            for slot, (index, strength) in enumerate(used)
+        )
+    )
+    batch = Batch.of(np.array(ids * len(used)), of_step, CPU)
+    with torch.inference_mode():
+        plain, twice, doubled_scale, off, base_strong, base_plain = network.forward(
+            batch, KVCache(len(used), CONTEXT)
+        )
+
+    torch.testing.assert_close(twice, doubled_scale)
+    torch.testing.assert_close(off, base_plain)
+    assert torch.equal(base_strong, base_plain)
+    for other in (plain, base_plain):
+        assert not torch.allclose(twice, other, atol=1e-2)
