@@ -120,17 +120,28 @@ def test_each_strength_of_the_adapter_is_a_tree_of_its_own(
     task = Task("t", (item,), "choice" if choices else "exact", 4)
     decodings = [GREEDY, cold(0.1, 0.5), *scaled([1.5, 2.0])]
     strengths = []
-    parse = model._parser.parse
+    ask = model._cold.request
 
-    def noted(inputs: Any) -> GenerationRequest:
-        request = parse(inputs)
+    def noted(prompt: Any, **fields: object) -> GenerationRequest:
+        request = ask(prompt, **fields)
         strengths.append(request.lora_scale)
         return request
 
-    monkeypatch.setattr(model._parser, "parse", noted)
+    monkeypatch.setattr(model._cold, "request", noted)
     results = [*model.run(task, decodings, {item.id: [d.name for d in decodings]})]
     assert answers(results).keys() == {(item.id, d.name) for d in decodings}
     assert strengths == [1.0, 1.5, 2.0]
+
+
+def test_strengths_are_those_of_the_reference(model: InProcess, reference: Reference) -> None:
+    item = TASK.items[0]
+    ids = tuple(model.tokenizer.encode(str(item.prompt)))
+    decodings = scaled([0.5, 3.0])
+    found = answers([*model.run(TASK, decodings, {item.id: [d.name for d in decodings]})])
+    for decoding, strength in zip(decodings, (0.5, 3.0), strict=True):
+        own = ReferenceDecoding("greedy", lora_scale=strength)
+        expected = model.tokenizer.decode(reference.decode(ids, own, LENGTH))
+        assert found[item.id, decoding.name].text == expected
 
 
 def test_choices_get_the_log_probabilities_of_their_tokens(
