@@ -1,8 +1,12 @@
-"""A folder of adapters for a tiny model; a parser of requests."""
+"""A folder of adapters for a tiny model; a parser of requests; the adapter to tritonserver."""
 
 from __future__ import annotations
 
+import importlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -10,6 +14,7 @@ from cold_backend.adapters import catalogue
 from cold_backend.config import Settings
 from cold_backend.requests.request import RequestParser
 from cold_backend.text.tokenizer import Tokenizer
+from tests import pb_utils
 from tests.families import make_adapter, make_model
 from tests.unit.adapter_folder import Folder
 
@@ -33,3 +38,12 @@ def folder(base: Path, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def parser(tokenizer: Tokenizer) -> RequestParser:
     return RequestParser(Settings(base_model="m", adapters={"a": "p"}, max_context=512), tokenizer)
+
+
+@pytest.fixture
+def server_io() -> Iterator[ModuleType]:
+    """`cold_backend.serving.server_io` over a stand-in for tritonserver's API."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "triton_python_backend_utils", pb_utils)
+        yield importlib.import_module("cold_backend.serving.server_io")
+    pb_utils.forget()
