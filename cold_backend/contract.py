@@ -232,13 +232,18 @@ DECIDED = tuple(one.name for one in fields(StepResult) if one.name != "loads")
 
 
 def table(dtype: np.dtype[Any], rows: Iterable[Mapping[str, Any]]) -> Table:
-    """A table [n] from its rows, each with a value for every column.
+    """A table [n] from its rows, each with a value for every column and no other.
 
     Raises:
-        KeyError: a row has none for a column.
+        KeyError: a row has other columns.
     """
     names = dtype.names or ()
-    return np.array([tuple(row[name] for name in names) for row in rows], dtype)
+    values = []
+    for row in rows:
+        if len(row) != len(names):
+            raise KeyError(f"{sorted(row.keys() ^ {*names})} are not columns of both")
+        values.append(tuple(row[name] for name in names))
+    return np.array(values, dtype)
 
 
 def to_tensors(contract: Step | StepResult) -> dict[str, npt.NDArray[Any]]:
