@@ -13,7 +13,7 @@ from cold_backend.decoding.execution import FusedExecution
 from cold_backend.errors import ConfigError
 from cold_backend.models.checkpoint import empty_model, load_config, load_model
 from cold_backend.models.language_model import LanguageModel, Network
-from cold_backend.models.llama import Decoder, is_lean
+from cold_backend.models.llama import Llama, is_lean
 from cold_backend.models.lora import AdapterSet, attach_adapters
 from cold_backend.refusal import refusing
 from cold_backend.text.tokenizer import Tokenizer
@@ -204,7 +204,7 @@ def network_of(model: torch.nn.Module, adapters: AdapterSet, ops: Ops, context: 
     Mutates: the model, which gives its weights away.
     """
     if is_lean(model.config, adapters, context):
-        return Decoder(model, adapters, ops, context)
+        return Llama(model, adapters, ops, context)
     # Imported late: it needs transformers' modules, which take a second.
     from cold_backend.models.packed_transformer import PackedTransformer
 

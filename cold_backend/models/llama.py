@@ -41,7 +41,7 @@ class _Layer:
 
 
 def is_lean(config: Any, adapters: AdapterSet, context: int) -> bool:
-    """Whether `Decoder` can run a model with these adapters."""
+    """Whether `Llama` can run a model with these adapters."""
     window = getattr(config, "sliding_window", None)
     return (
         getattr(config, "model_type", None) in _FAMILIES
@@ -53,7 +53,7 @@ def is_lean(config: Any, adapters: AdapterSet, context: int) -> bool:
     )
 
 
-class Decoder:
+class Llama:
     """A Llama-like model over packed rows. See `Network`.
 
     Args:

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class PackedTransformer:
-    """The model's own code, with our attention: for models that `Decoder` does not know.
+    """The model's own code, with our attention: for models that `Llama` does not know.
 
     Args:
         model: from `load_model`.
