@@ -14,7 +14,7 @@ from pathlib import Path
 from cold_backend.config import Settings
 from cold_backend.server.endpoints import Endpoints
 from cold_backend.server.installation import find_tritonserver
-from cold_backend.server.tracing import SERVICE, trace_options
+from cold_backend.server.trace_options import SERVICE, trace_options
 from cold_backend.server.workspace import SHARED_MEMORY, Workspace
 from cold_backend.telemetry.logs import say
 

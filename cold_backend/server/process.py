@@ -20,7 +20,7 @@ from cold_backend.server.backlog import Backlog
 from cold_backend.server.endpoints import Endpoints as Endpoints
 from cold_backend.server.launch import EXIT_TIMEOUT_S, SHARED_MEMORY_BYTES, Launch
 from cold_backend.server.liveness import Liveness
-from cold_backend.server.output import Output
+from cold_backend.server.printed import Output
 from cold_backend.server.repository import write_repository
 from cold_backend.server.workspace import Workspace, check_shared_memory
 from cold_backend.serving.pulse import read_pulse

@@ -52,7 +52,7 @@ with open(sys.argv[1], "w") as file:
 MANY_LINES_OF_ANOTHER = """
 import subprocess, sys, time
 from cold_backend.telemetry.logs import dropped_lines, hold_standard_files
-from cold_backend.server.output import Output
+from cold_backend.server.printed import Output
 hold_standard_files()
 printing = "for _ in range(5000): print('x' * 400)"
 process = subprocess.Popen([sys.executable, "-c", printing], stdout=subprocess.PIPE, bufsize=0)
