@@ -87,6 +87,7 @@ def lora(bench: Bench, tokens: int, inputs: int, outputs: int) -> Case:
             "scale": torch.ones(_ADAPTERS, device=device),
             "rank": torch.full((_ADAPTERS,), RANK, dtype=torch.int32, device=device),
             "index": index,
+            "strength": torch.ones(tokens, device=device),
         }
         return lambda: bench.ops.lora_apply(y, x, **named)
 
@@ -149,9 +150,12 @@ def project(bench: Bench, tokens: int) -> Case:
         x = torch.randn(tokens, hidden, dtype=dtype, device=device)
         weight = bench.ops.packing.pack(torch.randn(outputs, hidden, dtype=dtype, device=device))
         nothing: dict[str, Any] = {"a": [], "b": [], "scale": None, "rank": None}
-        index = torch.full((tokens,), -1, dtype=torch.int32, device=device)
+        used: dict[str, Any] = {
+            "index": torch.full((tokens,), -1, dtype=torch.int32, device=device),
+            "strength": torch.ones(tokens, device=device),
+        }
         return lambda: bench.ops.project(
-            x, weight, None, **nothing, index=index, widths=[outputs // 2] * 2
+            x, weight, None, **nothing, **used, widths=[outputs // 2] * 2
         )
 
     size = (outputs * hidden + tokens * (hidden + outputs)) * dtype.itemsize
