@@ -113,7 +113,11 @@ class RequestSpans:
             STEP_MODEL,
             trace.set_span_in_context(spans[0]),
             links=[trace.Link(span.get_span_context()) for span in spans[1:]],
-            attributes={"cold.rows": len(step.rows), "cold.tokens": len(step.tokens)},
+            attributes={
+                "cold.rows": len(step.rows),
+                "cold.choices": len(step.choices),
+                "cold.tokens": len(step.tokens),
+            },
         ):
             yield
 

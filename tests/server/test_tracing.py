@@ -151,7 +151,7 @@ def test_a_step_is_linked_to_all_requests_in_it(traced: Traced) -> None:
             pool.submit(over_http, traced, context.headers, long)
     spans = [span for context in contexts for span in await_spans(traced, context)]
     generations = {span.id for span in spans if span.name == "generation"}
-    shared = [span for span in spans if span.attributes.get("cold.rows") == len(contexts)]
+    shared = [span for span in spans if span.attributes.get("cold.choices") == len(contexts)]
     assert shared
     assert all({span.parent, *span.links} == generations for span in shared)
     assert len({span.parent for span in shared}) == 1
