@@ -30,10 +30,13 @@ def parser_of(program: str) -> argparse.ArgumentParser:
     path = ROOT / program
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(path)])
-        patch.setattr(sys, "path", [str(path.parent), str(ROOT / "examples"), *sys.path])
+        is_module = program.startswith(_MODULES)
+        # As Python itself would: its file's folder first, or with `-m` where it is started.
+        first = ROOT if is_module else path.parent
+        patch.setattr(sys, "path", [str(first), str(ROOT / "examples"), *sys.path])
         # It needs compilers that another environment of the Makefile has.
         patch.setitem(sys.modules, "lowering", mock.MagicMock())
-        if program.startswith(_MODULES):
+        if is_module:
             # runpy warns of a module that another test has imported.
             for name in (_module(path), f"{_module(path)}.__main__"):
                 patch.delitem(sys.modules, name, raising=False)
