@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any
 
@@ -65,8 +65,7 @@ class Cold:
     def __init__(
         self, base_model: str, adapters: Mapping[str, str] | None = None, **settings: Any
     ) -> None:
-        whole = {"max_queue": _MAX_QUEUE, "max_wait_s": _MAX_WAIT_S} | settings
-        self._begin(Settings(base_model=base_model, adapters=dict(adapters or {}), **whole))
+        self._begin(Settings(base_model=base_model, adapters=dict(adapters or {}), **settings))
 
     @classmethod
     def over(cls, settings: Settings, execute: Callable[[Step], StepResult]) -> Cold:
@@ -128,6 +127,7 @@ class Cold:
     def _begin(
         self, settings: Settings, execute: Callable[[Step], StepResult] | None = None
     ) -> None:
+        settings = replace(settings, max_queue=_MAX_QUEUE, max_wait_s=_MAX_WAIT_S)
         self.tokenizer = load_tokenizer(settings)
         self._parser = RequestParser(settings, self.tokenizer)
         steps = execute or load_fused(settings).execute

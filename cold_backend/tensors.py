@@ -6,7 +6,19 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 Type = Literal["BOOL", "FP32", "INT32", "INT64", "STRING", "UINT64"]
+
+DTYPES: dict[Type, npt.DTypeLike] = {
+    "BOOL": np.bool_,
+    "FP32": np.float32,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "STRING": np.object_,
+    "UINT64": np.uint64,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ filters are made after it, see `shaping`.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -32,10 +33,13 @@ def decode(ops: Ops, step: Step, logits: Tensor) -> StepResult:
     allowed = own.without(step.bans)
     selection = _select(ops, step, allowed)
     picks = np.empty(len(step.choices), PICK)
-    picks["token"] = tokens = _choose(ops, step, allowed, selection)
+    best = selection.token.cpu().numpy()
+    picks["token"] = tokens = _choose(ops, step, allowed, best)
     picks["expert_token"] = selection.expert_token.cpu().numpy()
     picks["valid_count"] = selection.valid_count.cpu().numpy()
-    expert, base = _score(step, own, selection, tokens)
+    told = best == tokens
+    told[step.bans["choice"]] = False  # the op did not see what these share the probability with
+    expert, base = _score(step, own, selection, tokens, told)
     picks["expert_log_prob"], picks["base_log_prob"] = expert, base
     picks["decoding_log_prob"] = forced_log_probs(ops, step.choices, own, tokens, expert, base)
     return StepResult(picks, find_candidates(ops, step, own, allowed))
@@ -64,9 +68,9 @@ def _noise(step: Step, like: Tensor) -> Tensor | None:
     return torch.from_numpy(noise).to(like.device)
 
 
-def _choose(ops: Ops, step: Step, allowed: Logits, selection: Selection) -> Int64Array:
-    """The token of each choice, [E]; NONE where the logits were not finite."""
-    tokens = selection.token.cpu().numpy().copy()
+def _choose(ops: Ops, step: Step, allowed: Logits, best: Int64Array) -> Int64Array:
+    """The token of each choice, [E], from what the op picked; NONE where no logits were finite."""
+    tokens = best.copy()
     shaped = shaped_choices(step)
     shaped = shaped[tokens[shaped] >= 0]
     tokens[shaped] = choose_shaped(ops, step, shaped, allowed)
@@ -74,15 +78,16 @@ def _choose(ops: Ops, step: Step, allowed: Logits, selection: Selection) -> Int6
 
 
 def _score(
-    step: Step, own: Logits, selection: Selection, tokens: Int64Array
+    step: Step,
+    own: Logits,
+    selection: Selection,
+    tokens: Int64Array,
+    told: npt.NDArray[np.bool_],
 ) -> tuple[Float32Array, Float32Array]:
     """Log-probabilities [E] of the tokens, the expert's and the base's; NaN where it is not read.
 
-    The op has told those of its own tokens, of the reader that the mode needs; the others are
-    looked up.
+    Where `told`, the op has told those of the readers that its mode needs; others are looked up.
     """
-    told = selection.token.cpu().numpy() == tokens
-    told[step.bans["choice"]] = False  # it did not see what they share the probability with
     found = []
     for reader, logits, known in (
         ("expert", own.expert, selection.expert_log_prob),

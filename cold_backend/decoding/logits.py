@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -72,13 +72,10 @@ class Logits:
             for name in ("choice", "token")
         )
         never = self.expert.new_tensor(NEVER)
-        return Logits(
-            self.expert.index_put(places, never),
-            self.base.index_put(places, never),
-            self.mode,
-            self.alpha,
-            self.beta,
-            self.temperature,
+        return replace(
+            self,
+            expert=self.expert.index_put(places, never),
+            base=self.base.index_put(places, never),
         )
 
 

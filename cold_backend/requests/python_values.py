@@ -12,16 +12,7 @@ import numpy.typing as npt
 from cold_backend.errors import InvalidRequestError
 from cold_backend.protocol import INPUTS
 from cold_backend.requests.fields import Inputs
-from cold_backend.tensors import Type
-
-_DTYPES: dict[Type, npt.DTypeLike] = {
-    "BOOL": np.bool_,
-    "FP32": np.float32,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "STRING": np.object_,
-    "UINT64": np.uint64,
-}
+from cold_backend.tensors import DTYPES, Type
 
 
 def inputs_of(fields: Mapping[str, object]) -> Inputs:
@@ -46,7 +37,7 @@ def _array(name: str, value: object) -> npt.NDArray[Any]:
     for one in values:
         if not _is_of(declared.type, one):
             raise InvalidRequestError(name, f"must be of type {declared.type}, got {one!r}")
-    return np.array(values, _DTYPES[declared.type])
+    return np.array(values, DTYPES[declared.type])
 
 
 def _is_of(wanted: Type, value: object) -> bool:
@@ -58,5 +49,5 @@ def _is_of(wanted: Type, value: object) -> bool:
         return False
     if wanted == "FP32":
         return isinstance(value, Real)
-    bounds = np.iinfo(_DTYPES[wanted])
+    bounds = np.iinfo(DTYPES[wanted])
     return isinstance(value, Integral) and bounds.min <= int(value) <= bounds.max

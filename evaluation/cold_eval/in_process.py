@@ -63,8 +63,6 @@ class InProcess:
                 max_context=max_context,
                 max_sequences=max_sequences,
                 max_step_tokens=max(256, 8 * max_sequences),
-                max_queue=1 << 20,
-                max_wait_s=86400,
             )
             self.model = load_fused_lm(self._settings)
             ops = ops_for(self._settings, take_device(self._settings, 0))

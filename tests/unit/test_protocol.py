@@ -20,7 +20,7 @@ from cold_backend.requests.fields import MAX_MESSAGES
 from cold_backend.requests.request import GenerationRequest, RequestParser
 from cold_backend.requests.token import Token
 from cold_backend.serving.outputs import outputs_of
-from cold_backend.tensors import Input
+from cold_backend.tensors import DTYPES, Input
 from cold_backend.text.tokenizer import Tokenizer
 from cold_client import Request, _protocol, _types
 from cold_client.gateway import bodies
@@ -32,14 +32,6 @@ from tests.tokenizers import make_tokenizer
 # As the servers of the other tests have it; their model and tokenizer do not matter here.
 SETTINGS = Settings(base_model="m", adapters={"equations": "none"}, max_context=640)
 VOCAB = 49152
-NUMPY = {
-    "BOOL": np.bool_,
-    "FP32": np.float32,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "STRING": np.object_,
-    "UINT64": np.uint64,
-}
 RANGED = [one for one in INPUTS.values() if one.low > -math.inf]
 
 
@@ -56,7 +48,7 @@ def parser(small: Tokenizer) -> RequestParser:
 def arrays(body: dict[str, Any]) -> dict[str, Any]:
     """The inputs of a body, as tritonserver hands them on."""
     return {
-        name: np.array([value if INPUTS[name].many else [value]], NUMPY[INPUTS[name].type])
+        name: np.array([value if INPUTS[name].many else [value]], DTYPES[INPUTS[name].type])
         for name, value in body.items()
     }
 
@@ -167,7 +159,7 @@ def test_outputs_are_those_of_the_table(parser: RequestParser, small: Tokenizer)
     outputs = outputs_of(Piece("ab", (token, token), FinishReason.STOP), request, small)
     assert list(outputs) == [one.name for one in OUTPUTS]
     for one in OUTPUTS:
-        assert outputs[one.name].dtype == NUMPY[one.type], one.name
+        assert outputs[one.name].dtype == DTYPES[one.type], one.name
         assert outputs[one.name].shape == (2 if one.many else 1,), one.name
     noting = Noting({name: array.tolist() for name, array in outputs.items()})
     noting.asked = set()
