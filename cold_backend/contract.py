@@ -3,8 +3,11 @@
 A step feeds tokens to contexts, one row each, and picks a token for every choice, from the logits
 of one row or two. Whatever keeps this contract can stand in the place of the `cold_step` ensemble.
 
-R = rows, T = tokens of all rows together, E = choices, V = vocabulary. Tables have columns by name:
-`step.choices["alpha"]` is [E].
+R = rows, T = tokens of all rows together, B = blocks of all rows together, E = choices, V =
+vocabulary. Tables have columns by name: `step.choices["alpha"]` is [E].
+
+Keys and values are kept in blocks of BLOCK_TOKENS tokens, in a pool of the language model that runs
+a row. A context's blocks hold its tokens in order; several contexts may have the same full blocks.
 """
 
 from __future__ import annotations
@@ -18,12 +21,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
 BytesArray = npt.NDArray[np.object_]
 Table = npt.NDArray[np.void]
 
 STEP_MODEL = "cold_step"
+BLOCK_TOKENS = 16  # as many as a panel of the CPU's kernels has lanes
 # Of beta and the like. Far beyond what is of use, and what float32 can still compute with: a score
 # that overflowed would have no place among the others.
 STRONGEST = 1000.0
@@ -41,8 +46,7 @@ class Reader(enum.IntEnum):
 ROW = np.dtype(
     [
         ("reader", np.int32),  # Reader
-        ("slot", np.int32),  # KV-cache slot of the context, among its reader's
-        ("start", np.int32),  # tokens that the slot holds already; 0 begins a new context
+        ("start", np.int32),  # tokens that its blocks hold already; 0 begins a new context
         ("length", np.int32),  # tokens that this step feeds
         ("adapter", np.int32),  # adapter index, or NONE
         ("strength", np.float32),  # factor of the adapter
@@ -74,16 +78,8 @@ CHOICE = np.dtype(
 BAN = np.dtype([("choice", np.int32), ("token", np.int64)])
 # A token that the penalties look at: of the output, or with times 0 of the prompt alone.
 COUNT = np.dtype([("choice", np.int32), ("token", np.int64), ("times", np.int64)])
-# What is copied between KV-cache slots of a reader.
-COPY = np.dtype(
-    [
-        ("reader", np.int32),
-        ("source", np.int32),  # slot
-        ("target", np.int32),  # slot
-        ("start", np.int32),  # first token to copy; those before it are the same in both
-        ("end", np.int32),  # behind the last
-    ]
-)
+# What is copied between blocks of a reader's pool.
+COPY = np.dtype([("reader", np.int32), ("source", np.int32), ("target", np.int32)])
 # What was picked. Log-probabilities are those of the token, untouched by penalties and temperature,
 # and NaN where the logits were not read.
 PICK = np.dtype(
@@ -195,16 +191,19 @@ class Step:
     Attributes:
         tokens: [T] token ids, row after row.
         rows: [R] of ROW, those of the expert before those of the base.
+        blocks: [B] the blocks of each row, row after row, as many as its start + length tokens
+            need. Those from `start` on are no other row's.
         choices: [E] of CHOICE.
         bans: [n] of BAN.
         counts: [m] of COUNT.
-        copies: [k] of COPY, made before the forward, in any order: no slot is copied from and to.
+        copies: [k] of COPY, made before the forward, in any order: no block is copied from and to.
         adapters: [c] what the expert has to load, see `pack_changes`. A step without rows is there
             for loading alone.
     """
 
     tokens: Int64Array
     rows: Table
+    blocks: Int32Array
     choices: Table
     bans: Table
     counts: Table
@@ -220,15 +219,23 @@ class StepResult:
         picks: [E] of PICK.
         candidates: [n] of CANDIDATE, for each choice that wants some, best first.
         loads: [l] which adapters have been loaded, see `pack_reports`.
+        expert_blocks: [1] how many blocks the expert's pool has.
+        base_blocks: [1] likewise the base's; 0 if its contexts are in the expert's pool.
     """
 
     picks: Table
     candidates: Table
     loads: BytesArray = field(default_factory=lambda: pack_reports(()))
+    expert_blocks: Int64Array = field(default_factory=lambda: np.zeros(1, np.int64))
+    base_blocks: Int64Array = field(default_factory=lambda: np.zeros(1, np.int64))
 
 
-# What the decision is of a result; the rest is the expert's.
-DECIDED = tuple(one.name for one in fields(StepResult) if one.name != "loads")
+DECIDED = ("picks", "candidates")  # what the decision is of a result
+
+
+def blocks_for(tokens: int) -> int:
+    """Blocks that so many tokens of a context need."""
+    return -(-tokens // BLOCK_TOKENS)
 
 
 def table(dtype: np.dtype[Any], rows: Iterable[Mapping[str, Any]]) -> Table:
@@ -269,7 +276,7 @@ def _values(
     for one in fields(contract):
         dtype, tensor = _TABLES.get(one.name), tensors.get(one.name)
         if tensor is None:
-            values[one.name] = np.empty(0, dtype or np.int64)
+            values[one.name] = np.empty(0, dtype or np.int32)
         else:
             values[one.name] = _from_bytes(tensor, dtype) if dtype else tensor
     return values
