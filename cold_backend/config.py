@@ -41,13 +41,16 @@ class Settings:
         device: one of DEVICES; `auto` takes an NPU, else a GPU, else the CPU.
         dtype: one of DTYPES; `auto` is float32 on a CPU and bfloat16 elsewhere.
         execution: one of EXECUTIONS; `auto` is fused where both language models share a device.
-        max_sequences: how many requests run at the same time; each holds one KV-cache slot.
-        max_context: tokens that a slot holds, prompt and output together.
+        max_sequences: how many requests run at the same time; beams count as one each.
+        max_context: tokens of a request, prompt and output together.
+        kv_cache_bytes: memory for keys and values, in an ensemble of both models together; 0 takes
+            a share of what is free when the models have been loaded.
+        prefix_reuse: whether requests share what has been computed for equal beginnings of prompts.
         max_step_tokens: tokens of one step over all sequences; longer prompts are cut in chunks.
         max_prompt_bytes: a larger prompt, as text or as JSON of messages, is refused unread; 0 is
             16 bytes for each token of max_context, and 4096 at least.
-        max_queue: requests that may wait for a slot.
-        max_wait_s: how long a request may wait for a slot, in seconds.
+        max_queue: requests that may wait.
+        max_wait_s: how long a request may wait before it runs, in seconds.
         drain_timeout_s: how long running requests may go on after SIGTERM, in seconds.
         start_timeout_s: how long the models may take to load, in seconds.
         accept_timeout_s: a server that hangs in taking in a request is restarted after so long.
@@ -72,6 +75,8 @@ class Settings:
     execution: str = "auto"
     max_sequences: int = 16
     max_context: int = 2048
+    kv_cache_bytes: int = 0
+    prefix_reuse: bool = True
     max_step_tokens: int = 256
     max_prompt_bytes: int = 0
     max_queue: int = 256
@@ -93,6 +98,7 @@ class Settings:
         _one_of("execution", self.execution, EXECUTIONS)
         _within("max_sequences", self.max_sequences, 1, 1024)
         _within("max_context", self.max_context, 2, 1 << 20)
+        _within("kv_cache_bytes", self.kv_cache_bytes, 0, 1 << 50)
         _within("max_step_tokens", self.max_step_tokens, self.max_sequences, 1 << 20)
         _within("max_prompt_bytes", self.max_prompt_bytes, 0, 1 << 30)
         _within("max_queue", self.max_queue, 1, 1 << 20)

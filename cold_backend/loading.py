@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from cold_backend.adapters.adapter import check_fit, load_adapter
@@ -11,7 +13,8 @@ from cold_backend.config import Settings
 from cold_backend.contract import Reader
 from cold_backend.decoding.execution import FusedExecution
 from cold_backend.errors import ConfigError
-from cold_backend.models.checkpoint import empty_model, load_config, load_model
+from cold_backend.models.block_count import block_count, context_that_fits
+from cold_backend.models.checkpoint import context_limit, empty_model, load_config, load_model
 from cold_backend.models.language_model import LanguageModel, Network
 from cold_backend.models.llama import Llama, is_lean
 from cold_backend.models.lora import AdapterSet, attach_adapters
@@ -123,6 +126,18 @@ def ops_for(settings: Settings, device: torch.device) -> Ops:
         raise ConfigError(str(error)) from error
 
 
+def default_context(settings: Settings, model: torch.nn.Module) -> int:
+    """Tokens of a request where nobody says how many: the model's limit, if there is memory.
+
+    Args:
+        settings: of the server.
+        model: its architecture, without values.
+    """
+    device = _device(settings, 0)
+    limit = context_limit(model.config)
+    return context_that_fits(model, limit, _dtype(settings.dtype, device), device)
+
+
 def take_device(settings: Settings, index: int, *, of: int = 1) -> torch.device:
     """The device that this process uses, by number where there are several.
 
@@ -161,13 +176,10 @@ def _load(
         check_fit(adapter, model)
     with refusing(f"base_model: {type(model).__name__} cannot be served"):
         network = checked_network(model, adapters, ops_for(settings, device), settings.max_context)
-    return LanguageModel(
-        network,
-        readers,
-        slots=settings.max_sequences,
-        context=settings.max_context,
-        store=store,
-    )
+    devices = [_device(settings, index) for index in range(len(Reader) // len(readers))]
+    models = devices.count(device)
+    blocks = partial(block_count, settings, device, readers=len(readers), models=models)
+    return LanguageModel(network, readers, blocks=blocks, store=store)
 
 
 def _load_adapters(settings: Settings) -> AdapterSet:

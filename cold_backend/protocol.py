@@ -73,9 +73,16 @@ INPUTS = _named(
         high=8,
     ),
     Input(
+        "cache_salt",
+        "STRING",
+        "only requests with the same one [share a prompt's beginning](#prefix-reuse)",
+        default="",
+        allowed_note="up to 64 bytes",
+    ),
+    Input(
         "beam_width",
         "INT32",
-        "beams; each takes a slot of the server",
+        "beams; each counts as a running request",
         default=4,
         default_note="or `max_sequences` if that is less",
         low=2,
@@ -186,6 +193,7 @@ INPUTS = _named(
     Input("return_finish_reason", "BOOL", default=False),
     Input("return_num_input_tokens", "BOOL", default=False),
     Input("return_num_output_tokens", "BOOL", default=False),
+    Input("return_num_cached_tokens", "BOOL", default=False),
     Input("return_contrast", "BOOL", default=False, allowed_note="not with `decoding` base"),
 )
 
@@ -211,6 +219,12 @@ OUTPUTS = (
     ),
     Output("num_input_tokens", "INT32", "asked for", "tokens of the prompt"),
     Output("num_output_tokens", "INT32", "asked for", "tokens in this response"),
+    Output(
+        "num_cached_tokens",
+        "INT32",
+        "asked for",
+        "tokens of the prompt that were [not computed again](#prefix-reuse)",
+    ),
     Output(
         "output_log_probs",
         "FP32",

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from cold_backend.config import Settings
-from cold_backend.contract import CANDIDATE, PICK, Step, StepResult, table
+from cold_backend.contract import (
+    BLOCK_TOKENS,
+    CANDIDATE,
+    NONE,
+    PICK,
+    Step,
+    StepResult,
+    blocks_for,
+    table,
+)
 from cold_backend.engine.adapter_slots import AdapterSlots
 from cold_backend.engine.admission import Admission
 from cold_backend.engine.engine import Engine
+from cold_backend.engine.memory import Memory
 from cold_backend.engine.scheduler import Scheduler
 from cold_backend.errors import ColdError
 from cold_backend.requests.answer import Piece
@@ -58,36 +69,57 @@ class Sink:
 
 
 class CountingStep:
-    """Picks 100, 101, … for each sequence and keeps the steps that it was given."""
+    """Picks 100, 101, … for each sequence and keeps the steps that it was given.
 
-    def __init__(self) -> None:
-        self.steps: list[Step] = []
+    Args:
+        blocks: of the expert's pool.
+        base_blocks: of the base's; 0 if the expert's has its contexts too.
+    """
+
+    def __init__(self, blocks: int = 4096, base_blocks: int = 0) -> None:
+        self.steps: list[Step] = []  # but for those that only ask how many blocks there are
         self.before: Callable[[], None] = lambda: None
+        self._sizes = {"expert_blocks": np.array([blocks]), "base_blocks": np.array([base_blocks])}
 
     def __call__(self, step: Step) -> StepResult:
-        self.before()
-        self.steps.append(step)
+        if len(step.rows) or len(step.adapters):
+            self.before()
+            self.steps.append(step)
         picks = np.zeros(len(step.choices), PICK)
         picks["token"] = 100 + step.choices["position"]
-        return StepResult(picks, table(CANDIDATE, []))
+        return StepResult(picks, table(CANDIDATE, []), **self._sizes)
+
+
+def tables(step: Step) -> list[list[int]]:
+    """The blocks of each row."""
+    counts = [blocks_for(int(row["start"] + row["length"])) for row in step.rows]
+    assert sum(counts) == len(step.blocks)
+    ends = np.cumsum(counts, dtype=int)
+    return [step.blocks[end - n : end].tolist() for n, end in zip(counts, ends, strict=True)]
 
 
 class RandomModel(CountingStep):
-    """Log-probabilities that depend on what has been fed to a slot, or copied into it."""
+    """Log-probabilities that depend on what is in the blocks of a row.
+
+    Attributes:
+        held: all tokens of each row of the newest step, from its blocks.
+        computed: tokens that contexts have been fed.
+    """
 
     TOKENS = (END, 100, 101, 102, 103)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.slots: dict[tuple[int, int], list[int]] = {}  # tokens by reader and slot
+    def __init__(self, blocks: int = 4096, base_blocks: int = 0) -> None:
+        super().__init__(blocks, base_blocks)
+        self._pools: dict[tuple[int, int], list[int]] = {}  # tokens by pool and block
+        self.held: list[list[int]] = []
+        self.computed = 0
 
     def __call__(self, step: Step) -> StepResult:
         result = super().__call__(step)
-        self._feed(step)
+        self.held = self._feed(step)
         found = []
         for number in np.flatnonzero(step.choices["candidates"]):
-            row = step.rows[step.choices["expert"][number]]
-            log_probs = self.log_probs(tuple(self.slots[_place(row)]))
+            log_probs = self.log_probs(tuple(self.held[step.choices["expert"][number]]))
             best = sorted(log_probs.items(), key=lambda x: -x[1])
             found += [
                 {
@@ -99,37 +131,55 @@ class RandomModel(CountingStep):
                 }
                 for token, score in best[: step.choices["candidates"][number]]
             ]
-        return StepResult(result.picks, table(CANDIDATE, found))
+        for choice in step.choices:
+            read = [self.held[row] for row in (choice["expert"], choice["base"]) if row != NONE]
+            assert all(tokens == read[0] for tokens in read)
+        return replace(result, candidates=table(CANDIDATE, found))
 
     def log_probs(self, ids: tuple[int, ...]) -> dict[int, float]:
         shares = np.random.default_rng(list(ids)).dirichlet(np.ones(len(self.TOKENS)))
         return dict(zip(self.TOKENS, np.log(shares), strict=True))
 
-    def _feed(self, step: Step) -> None:
+    def _feed(self, step: Step) -> list[list[int]]:
+        """All tokens of each row's context, from its blocks."""
         for copy in step.copies:
-            target, source = (int(copy["reader"]), int(copy["target"])), self.slots[_source(copy)]
-            kept = self.slots.get(target, [])[: copy["start"]]
-            assert kept == source[: copy["start"]]
-            self.slots[target] = source[: copy["end"]]
+            pool = self._pool(copy["reader"])
+            assert (copy["source"], pool) not in {(c["target"], pool) for c in step.copies}
+            self._pools[pool, copy["target"]] = [*self._pools[pool, copy["source"]]]
         ends = np.cumsum(step.rows["length"])
-        for row, end in zip(step.rows, ends, strict=True):
-            held = self.slots.get(_place(row), [])[: row["start"]]
-            assert len(held) == row["start"]
-            self.slots[_place(row)] = held + step.tokens[end - row["length"] : end].tolist()
+        written: set[tuple[int, int]] = set()
+        held = []
+        for row, blocks, end in zip(step.rows, tables(step), ends, strict=True):
+            places = [(self._pool(row["reader"]), block) for block in blocks]
+            first, begun = divmod(int(row["start"]), BLOCK_TOKENS)
+            own = {*places[first:]}
+            assert not own & written, "two rows write into the same block"
+            written |= own
+            before = [t for place in places[:first] for t in self._pools[place]]
+            before += self._pools[places[first]][:begun] if begun else []
+            assert len(before) == row["start"]
+            tokens = before + step.tokens[end - row["length"] : end].tolist()
+            for number, place in enumerate(places):
+                if number >= first:
+                    content = tokens[number * BLOCK_TOKENS : (number + 1) * BLOCK_TOKENS]
+                    self._pools[place] = content
+            self.computed += int(row["length"])
+            held.append(tokens)
+        return held
 
-
-def _place(row: np.void) -> tuple[int, int]:
-    return int(row["reader"]), int(row["slot"])
-
-
-def _source(copy: np.void) -> tuple[int, int]:
-    return int(copy["reader"]), int(copy["source"])
+    def _pool(self, reader: int) -> int:
+        return int(reader) if self._sizes["base_blocks"][0] else 0
 
 
 def new_scheduler(
-    max_sequences: int, adapters: AdapterSlots | None = None, *, max_step_tokens: int = 8
+    max_sequences: int,
+    adapters: AdapterSlots | None = None,
+    *,
+    max_step_tokens: int = 8,
+    reuse: bool = True,
 ) -> Scheduler:
-    return Scheduler(max_sequences, max_step_tokens, adapters or AdapterSlots(["a", "b"]))
+    slots = adapters or AdapterSlots(["a", "b"])
+    return Scheduler(max_sequences, max_step_tokens, slots, Memory(reuse=reuse))
 
 
 def new_engine(
@@ -155,7 +205,7 @@ def sink(one: Sequence) -> Sink:
 
 
 def run_all(engine: Engine, sequences: list[Sequence]) -> None:
-    thread = threading.Thread(target=engine.run)
+    thread = threading.Thread(target=engine.run, daemon=True)
     thread.start()
     for one in sequences:
         assert sink(one).done.wait(20)

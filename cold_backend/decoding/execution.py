@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from cold_backend.contract import Step, StepResult
 from cold_backend.decoding.decode import decode
 from cold_backend.models.language_model import LanguageModel
@@ -28,6 +30,7 @@ class FusedExecution:
         Mutates: the KV cache. Logits stay on the device; what was picked leaves it.
         """
         loads = self._model.load_adapters(step.adapters, alone=not len(step.rows))
-        self._model.copy_slots(step.copies)
-        logits = self._model.forward(step.tokens, step.rows)
-        return replace(decode(self._ops, step, logits), loads=loads)
+        self._model.copy_blocks(step.copies)
+        logits = self._model.forward(step.tokens, step.rows, step.blocks)
+        blocks = np.array([self._model.blocks])
+        return replace(decode(self._ops, step, logits), loads=loads, expert_blocks=blocks)

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import add, lt
 from statistics import fmean, median
 
 from cold_backend.errors import OverloadedError
@@ -28,16 +29,20 @@ class _Average:
         self.value += (value - self.value) * (_SMOOTHING if self.value else 1)
 
 
+# What a sequence takes: places for its hypotheses, then blocks of each pool.
+Claim = tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """What has to happen before a sequence has its slots.
+    """What has to happen before a sequence can run.
 
     Attributes:
-        slots: that must become free.
+        places: that must become free, for its hypotheses or with the blocks that it needs.
         prompt_tokens: that must be fed before so many can be.
     """
 
-    slots: int
+    places: int
     prompt_tokens: int
 
 
@@ -45,36 +50,38 @@ class Line:
     """Sequences in the order in which they are served, prompts first come first fed.
 
     Args:
-        free: slots that are free.
-        running: of each sequence that has slots: how many, and how much of its prompt is to be fed.
+        free: what is free.
+        running: of each sequence that runs: what it takes, and how much of its prompt is to be fed.
     """
 
-    def __init__(self, free: int, running: Iterable[tuple[int, int]]) -> None:
-        self._needed = -free
+    def __init__(self, free: Claim, running: Iterable[tuple[Claim, int]]) -> None:
+        self._needed = [-count for count in free]
         self._sequences = [*running]
-        self._ended = self._released = self._prompt_tokens = 0  # of the first ones
+        self._ended = self._prompt_tokens = 0  # of the first ones
+        self._released = [0] * len(free)
 
-    def join(self, width: int, prompt_tokens: int) -> None:
-        """Adds a sequence at the end: the slots that it needs, and its prompt."""
-        self._needed += width
-        self._sequences.append((width, prompt_tokens))
+    def join(self, claim: Claim, prompt_tokens: int) -> None:
+        """Adds a sequence at the end: what it needs, and its prompt."""
+        self._needed = [*map(add, self._needed, claim)]
+        self._sequences.append((claim, prompt_tokens))
 
-    def ahead_of(self, width: int) -> Ahead:
+    def ahead_of(self, claim: Claim) -> Ahead:
         """What is ahead of one that would join now."""
-        needed = max(0, self._needed + width)
-        while self._released < needed and self._ended < len(self._sequences):
-            slots, tokens = self._sequences[self._ended]
+        needed = [max(0, count) for count in map(add, self._needed, claim)]
+        while any(map(lt, self._released, needed)) and self._ended < len(self._sequences):
+            released, tokens = self._sequences[self._ended]
             self._ended += 1
-            self._released += slots
+            self._released = [*map(add, self._released, released)]
             self._prompt_tokens += tokens
-        return Ahead(needed, self._prompt_tokens)
+        places = max(needed[0], self._released[0]) if any(needed[1:]) else needed[0]
+        return Ahead(places, self._prompt_tokens)
 
 
 class Admission:
     """Refuses early what could not be served in time.
 
-    A sequence waits for slots. They become free at random, so of the time that k of them take a
-    standard deviation above the mean is counted: (k + sqrt(k)) x the mean interval. Before a slot
+    A sequence waits for places. They become free at random, so of the time that k of them take a
+    standard deviation above the mean is counted: (k + sqrt(k)) x the mean interval. Before a place
     becomes free its sequence's prompt has been fed, so the wait is at least what the prompts take
     that must be fed first, at the rate of the steps that are full of them. The answer takes what
     answers took lately, to their first token and for each further one, for as large a share of
@@ -125,10 +132,10 @@ class Admission:
             raise OverloadedError(
                 f"the queue is full: {waiting} requests are waiting", waiting * interval_s
             )
-        if not ahead.slots:
+        if not ahead.places:
             return
-        spread = math.sqrt(ahead.slots)
-        wait_s = max((ahead.slots + spread) * interval_s, self._feeding_s(ahead.prompt_tokens))
+        spread = math.sqrt(ahead.places)
+        wait_s = max((ahead.places + spread) * interval_s, self._feeding_s(ahead.prompt_tokens))
         if wait_s > self.max_wait_s:
             raise self._too_long(wait_s)
         prefill_s = max(self._prefill_s.value, self._feeding_s(prompt_tokens))
@@ -141,12 +148,12 @@ class Admission:
             )
 
     def hopeless(self, ahead: Ahead, *, waited_s: float, left_s: float) -> OverloadedError | None:
-        """The error for a sequence that waits and cannot have a slot in time; None if it may.
+        """The error for a sequence that waits and cannot run in time; None if it may.
 
         It was let in, so only what is certain counts: half the others may be done sooner.
         """
-        spread = math.sqrt(ahead.slots)
-        freeing_s = (ahead.slots - spread) * self._interval_s()
+        spread = math.sqrt(ahead.places)
+        freeing_s = (ahead.places - spread) * self._interval_s()
         wait_s = max(freeing_s, self._feeding_s(ahead.prompt_tokens))
         if waited_s + wait_s > self.max_wait_s:
             return self._too_long(waited_s + wait_s)
@@ -159,11 +166,11 @@ class Admission:
     def waited_too_long(self, waiting: int) -> OverloadedError:
         """The error for a sequence that has waited `max_wait_s`, one of `waiting`."""
         return OverloadedError(
-            f"no slot became free within {self.max_wait_s:g} s", waiting * self._interval_s()
+            f"no room became free within {self.max_wait_s:g} s", waiting * self._interval_s()
         )
 
-    def slot_released(self, now_s: float, *, waiting: bool) -> None:
-        """Learns from a slot that became free; `waiting` says whether a sequence waited for it."""
+    def released(self, now_s: float, *, waiting: bool) -> None:
+        """Learns from a sequence that ended; `waiting` says whether another waited for that."""
         if self._released_s is not None:
             self._intervals_s.append(now_s - self._released_s)
         self._released_s = now_s if waiting else None
@@ -178,7 +185,7 @@ class Admission:
         """Learns from a complete answer.
 
         Args:
-            prefill_s: from its slot to its first token.
+            prefill_s: from when it ran to its first token.
             decode_s: from its first token to its last.
             tokens: generated, of `max_tokens`.
         """

@@ -14,13 +14,16 @@ from cold_backend.contract import AdapterReport, Step, StepResult
 from cold_backend.engine.adapter_slots import AdapterSlots
 from cold_backend.engine.admission import Admission
 from cold_backend.engine.lobby import Lobby
+from cold_backend.engine.memory import Memory
 from cold_backend.engine.scheduler import Chunk, Scheduler
+from cold_backend.engine.step_builder import build_step
 from cold_backend.engine.step_runner import Done, Picked, StepRunner
 from cold_backend.engine.waiting import Waiter
 from cold_backend.errors import ColdError, DeadlineError, ShuttingDownError, StepError
 from cold_backend.requests.answer import FinishReason
 from cold_backend.requests.sequence import Sequence
-from cold_backend.telemetry.telemetry import Load, Telemetry
+from cold_backend.telemetry.load import Load
+from cold_backend.telemetry.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +40,8 @@ class Engine:
 
     Args:
         execute: does one decoding step: any callable that keeps the step contract.
-        scheduler: slots and chunks.
-        admission: what may wait for a slot.
+        scheduler: what runs, and chunks of it.
+        admission: what may wait.
         telemetry: is told what happens.
     """
 
@@ -55,6 +58,7 @@ class Engine:
         self._telemetry = telemetry
         self._lobby = Lobby(scheduler, admission)
         self._waiting = self._lobby.queue
+        self._execute = execute
         self._changed = threading.Condition()
         self._draining = self._closing = False
         self._next_check_s = 0.0
@@ -63,9 +67,10 @@ class Engine:
     def of(
         cls, settings: Settings, execute: Callable[[Step], StepResult], telemetry: Telemetry
     ) -> Engine:
-        """With the slots, adapters and limits of the settings."""
+        """With the adapters and limits of the settings."""
         adapters = AdapterSlots(settings.adapter_names, settings.adapter_room)
-        scheduler = Scheduler(settings.max_sequences, settings.max_step_tokens, adapters)
+        memory = Memory(reuse=settings.prefix_reuse)
+        scheduler = Scheduler(settings.max_sequences, settings.max_step_tokens, adapters, memory)
         admission = Admission(settings.max_queue, settings.max_wait_s)
         return cls(execute, scheduler, admission, telemetry)
 
@@ -146,12 +151,14 @@ class Engine:
         return Load(
             running=len(running),
             waiting=waiting,
-            cached_tokens=sum(one.fed for s in running for one in s.hypotheses),
+            memory=self._scheduler.memory.usage,
             adapters=len(self._scheduler.adapters),
         )
 
     def step(self) -> None:
         """One token for every sequence that generates, a chunk of every prompt that fits."""
+        if not self._scheduler.memory.is_open:
+            self._scheduler.memory.open(self._execute(build_step([], [])))
         begun_s = time.monotonic()
         self._end_unwanted(begun_s)
         self._admit()
@@ -221,6 +228,7 @@ class Engine:
 
     def _deliver(self, done: Done, now_s: float) -> None:
         everything = done.take()
+        self._scheduler.fed(done.chunks)
         with self._changed:
             for picked in everything:
                 self._waiting.charge(picked.sequence.request.adapter, len(picked.tokens))
@@ -244,6 +252,8 @@ class Engine:
             return
         if sequence.search:
             tokens = sequence.advance(sequence.search, picked.continuations, now_s)
+            if not tokens:
+                self._scheduler.memory.branch(sequence)
         reason = None
         for token in tokens:
             reason = sequence.accept(token, now_s)

@@ -1,4 +1,4 @@
-"""Everything that waits for a slot, and what is worth its wait."""
+"""Everything that waits to run, and what is worth its wait."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from cold_backend.errors import (
     AdapterUnreadableError,
     ColdError,
     DeadlineError,
+    InvalidRequestError,
     RequestCancelledError,
 )
+from cold_backend.requests.request import GenerationRequest
 from cold_backend.requests.sequence import Sequence
 
 
@@ -23,7 +25,7 @@ class Lobby:
     Not safe for threads by itself, but for `unwanted`.
 
     Args:
-        scheduler: has the slots that are waited for.
+        scheduler: has what is waited for.
         admission: says who is let in, and who is to go.
     """
 
@@ -52,26 +54,25 @@ class Lobby:
         self.queue.put(sequence)
 
     def admit(self) -> Iterator[Sequence]:
-        """Gives slots to those whose turn it is, as long as there are any."""
+        """Lets those run whose turn it is, as long as there is room."""
         adapters = self._scheduler.adapters
         if any(sequence.adapter.path for sequence in self.queue):
             turns = self.queue.order(time.monotonic())
             adapters.prepare(sequence.adapter for sequence in turns)
-        while self.queue and self._scheduler.free:
+        while self.queue:
             now_s = time.monotonic()
             sequence = self.queue.next(now_s, lambda s: adapters.is_ready(s.adapter))
-            if sequence is None or sequence.width > self._scheduler.free:
-                return  # narrower ones that came in between would keep it waiting for ever
+            if sequence is None or not self._scheduler.admit(sequence):
+                return  # smaller ones that came in between would keep it waiting for ever
             self.queue.take(sequence)
             sequence.admitted_s = now_s
-            self._scheduler.admit(sequence)
             self.queue.charge(sequence.request.adapter, len(sequence.request.prompt))
             yield sequence
 
     def release(self, sequence: Sequence, now_s: float, *, answered: bool) -> None:
-        """Takes the slots of a sequence back, which was `answered` if it came to its end."""
+        """Takes back what a sequence has, which was `answered` if it came to its end."""
         self._scheduler.release(sequence)
-        self._admission.slot_released(now_s, waiting=bool(self.queue))
+        self._admission.released(now_s, waiting=bool(self.queue))
         admitted_s, first_token_s = sequence.admitted_s, sequence.first_token_s
         if answered and admitted_s is not None and first_token_s is not None:
             self._admission.answered(
@@ -83,8 +84,10 @@ class Lobby:
 
     def line(self) -> Line:
         """The sequences that run, for others to stand behind."""
-        running = [(s.width, s.pending_prompt) for s in self._scheduler.running]
-        return Line(self._scheduler.free, running)
+        claim_of, running = self._scheduler.claim_of, self._scheduler.running
+        return Line(
+            self._scheduler.free, [(claim_of(s.request), s.pending_prompt) for s in running]
+        )
 
     def unwanted(
         self, waiting: list[Sequence], line: Line, now_s: float
@@ -100,7 +103,8 @@ class Lobby:
             if error:
                 yield sequence, error
             else:
-                line.join(sequence.width, len(sequence.request.prompt))
+                claim = self._scheduler.claim_of(sequence.request)
+                line.join(claim, len(sequence.request.prompt))
 
     def _problem(self, sequence: Sequence, line: Line, now_s: float) -> ColdError | None:
         if sequence.sink.is_cancelled():
@@ -110,7 +114,10 @@ class Lobby:
         waited_s = now_s - sequence.accepted_s
         if waited_s > self._admission.max_wait_s:
             return self._waited_too_long(sequence)
-        ahead, left_s = line.ahead_of(sequence.width), sequence.deadline_s - now_s
+        if not self._scheduler.can_ever_run(sequence.request):
+            return _too_large(sequence.request)
+        ahead = line.ahead_of(self._scheduler.claim_of(sequence.request))
+        left_s = sequence.deadline_s - now_s
         return self._admission.hopeless(ahead, waited_s=waited_s, left_s=left_s)
 
     def _waited_too_long(self, sequence: Sequence) -> ColdError:
@@ -123,14 +130,23 @@ class Lobby:
     def _check(self, waiter: Waiter) -> None:
         now_s = time.monotonic()
         request = waiter.request
+        claim_of = self._scheduler.claim_of
+        if not self._scheduler.can_ever_run(request):
+            raise _too_large(request)
         line = self.line()
         for other in self.queue.ahead_of(waiter, now_s):
-            line.join(other.request.width, len(other.request.prompt))
+            line.join(claim_of(other.request), len(other.request.prompt))
         self._admission.check(
             waiting=len(self),
-            ahead=line.ahead_of(request.width),
+            ahead=line.ahead_of(claim_of(request)),
             prompt_tokens=len(request.prompt),
             max_tokens=request.max_tokens,
             left_s=waiter.accepted_s + request.deadline_s - now_s,
             deadline_s=request.deadline_s,
         )
+
+
+def _too_large(request: GenerationRequest) -> InvalidRequestError:
+    """Of what else may be asked for there is always room."""
+    beams = f"{request.width} beams, prompt and max_tokens need"
+    return InvalidRequestError("beam_width", f"{beams} more KV-cache blocks than there are")

@@ -10,6 +10,7 @@ import numpy as np
 
 from cold_backend.contract import (
     BAN,
+    BLOCK_TOKENS,
     CHOICE,
     COPY,
     COUNT,
@@ -18,6 +19,7 @@ from cold_backend.contract import (
     AdapterChange,
     Reader,
     Step,
+    blocks_for,
     pack_changes,
     table,
 )
@@ -30,15 +32,20 @@ _SAMPLING = [setting.name for setting in fields(Sampling)]  # columns of CHOICE,
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """What a step feeds to all contexts of a hypothesis.
+    """What a step feeds to the contexts of a hypothesis.
 
     Attributes:
         hypothesis: whose tokens are fed.
-        length: how many, the next ones.
+        lengths: how many to each context, the next ones.
     """
 
     hypothesis: Hypothesis
-    length: int
+    lengths: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the hypothesis that it is ahead by afterwards."""
+        return max(self.lengths)
 
     @property
     def emits(self) -> bool:
@@ -46,22 +53,33 @@ class Feed:
         return self.length == self.hypothesis.pending
 
 
+def lengths_of(hypothesis: Hypothesis, length: int) -> tuple[int, ...]:
+    """Lengths of a feed that takes a hypothesis `length` tokens further.
+
+    The contexts get to its end in the same step: one that is ahead waits for the others.
+    """
+    rest = hypothesis.pending - length
+    unfed = (len(hypothesis.tokens) - context.fed for context in hypothesis.contexts)
+    return tuple(max(0, pending - rest) for pending in unfed)
+
+
 def build_step(feeds: Sequence[Feed], changes: list[AdapterChange]) -> Step:
     """The step for a plan, and for the adapters that it needs loaded."""
     read = [
-        (feed, context)
+        (feed, context, length)
         for reader in Reader
         for feed in feeds
-        for context in feed.hypothesis.contexts
-        if context.reader is reader
+        for context, length in zip(feed.hypothesis.contexts, feed.lengths, strict=True)
+        if context.reader is reader and length
     ]
-    rows = {id(context): row for row, (_, context) in enumerate(read)}
+    rows = {context: row for row, (_, context, _) in enumerate(read)}
     choosing = [feed.hypothesis for feed in feeds if feed.emits]
     tokens = [
         token
-        for feed, context in read
-        for token in feed.hypothesis.tokens[context.fed :][: feed.length]
+        for feed, context, length in read
+        for token in feed.hypothesis.tokens[context.fed : context.fed + length]
     ]
+    blocks = [block for _, context, length in read for block in _blocks(context, length)]
     bans = [
         {"choice": number, "token": token}
         for number, one in enumerate(choosing)
@@ -75,29 +93,33 @@ def build_step(feeds: Sequence[Feed], changes: list[AdapterChange]) -> Step:
     ]
     return Step(
         tokens=np.array(tokens, np.int64),
-        rows=table(ROW, [_row(feed, context) for feed, context in read]),
+        rows=table(ROW, [_row(*one) for one in read]),
+        blocks=np.array(blocks, np.int32),
         choices=table(CHOICE, [_choice(one, rows) for one in choosing]),
         bans=table(BAN, bans),
         counts=table(COUNT, counts),
-        copies=table(COPY, [_copy(context) for _, context in read if context.copied_from]),
+        copies=table(COPY, [_copy(one) for _, one, _ in read if one.copied_from is not None]),
         adapters=pack_changes(changes),
     )
 
 
-def _row(feed: Feed, context: Context) -> dict[str, Any]:
+def _blocks(context: Context, length: int) -> list[int]:
+    return context.blocks[: blocks_for(context.fed + length)]
+
+
+def _row(feed: Feed, context: Context, length: int) -> dict[str, Any]:
     return {
         "reader": context.reader,
-        "slot": context.slot,
         "start": context.fed,
-        "length": feed.length,
+        "length": length,
         "adapter": NONE if context.adapter is None else context.adapter,
         "strength": context.strength,
         "emits": feed.emits,
     }
 
 
-def _choice(hypothesis: Hypothesis, rows: dict[int, int]) -> dict[str, Any]:
-    mine = {context.reader: rows[id(context)] for context in hypothesis.contexts}
+def _choice(hypothesis: Hypothesis, rows: dict[Context, int]) -> dict[str, Any]:
+    mine = {context.reader: rows[context] for context in hypothesis.contexts}
     sampling, forced = hypothesis.request.sampling, hypothesis.forced
     return {
         "expert": mine.get(Reader.EXPERT, NONE),
@@ -110,11 +132,8 @@ def _choice(hypothesis: Hypothesis, rows: dict[int, int]) -> dict[str, Any]:
 
 
 def _copy(context: Context) -> dict[str, Any]:
-    source, start = context.copied_from or (context.slot, context.fed)
     return {
         "reader": context.reader,
-        "source": source,
-        "target": context.slot,
-        "start": start,
-        "end": context.fed,
+        "source": context.copied_from,
+        "target": context.blocks[context.fed // BLOCK_TOKENS],
     }

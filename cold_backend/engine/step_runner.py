@@ -60,13 +60,8 @@ class Done:
     continuations: dict[int, list[Continuation]]
 
     def take(self) -> list[Picked]:
-        """What was picked, request by request.
-
-        Mutates: the hypotheses, whose tokens have been fed.
-        """
+        """What was picked, request by request."""
         choosing = [chunk.sequence for chunk in self.chunks if chunk.emits]
-        for chunk in self.chunks:
-            chunk.hypothesis.feed(chunk.length)
         picked: dict[Sequence, Picked] = {}
         for place, sequence in enumerate(choosing):
             one = picked.setdefault(sequence, Picked(sequence, [], []))

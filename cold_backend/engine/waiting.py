@@ -1,4 +1,4 @@
-"""The sequences that wait for a slot, and which of them is next."""
+"""The sequences that wait to run, and which of them is next."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AGE_S = 10.0
 
 
 class Waiter(Protocol):
-    """What wants a slot."""
+    """What wants to run."""
 
     @property
     def request(self) -> GenerationRequest:

@@ -20,11 +20,19 @@ class FinishReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one response carries: text and tokens since the last one."""
+    """What one response carries.
+
+    Attributes:
+        text: since the last one.
+        tokens: likewise.
+        finish_reason: why it is the last; None if it is not.
+        cached_tokens: of the prompt, those that were not computed for this request.
+    """
 
     text: str
     tokens: tuple[Token, ...]
     finish_reason: FinishReason | None
+    cached_tokens: int = 0
 
 
 class Sink(Protocol):

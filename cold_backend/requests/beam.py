@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import heapq
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -115,21 +115,3 @@ class BeamSearch(Generic[Hypothesis]):
     def _normalised(self, log_prob: float, length: int) -> float:
         normalised: float = log_prob / length**self._settings.length_penalty
         return normalised
-
-
-def place(parents: Sequence[int], slots: Collection[int]) -> list[int]:
-    """Gives beams slots: the first that continues what a slot holds keeps it.
-
-    Args:
-        parents: for each beam the slot whose content it continues.
-        slots: all that the search has; at least as many as beams.
-
-    Returns:
-        The slot of each beam. One that is not the beam's parent's has to become its copy; no slot
-        is both copied from and copied to.
-    """
-    free = [slot for slot in slots if slot not in parents]
-    placed: list[int] = []
-    for parent in parents:
-        placed.append(parent if parent not in placed else free.pop())
-    return placed

@@ -20,13 +20,13 @@ _DECODINGS = ("beam", "cold_beam")
 _OFF_WITHOUT_BEAMS = {"beam_width": 1, "length_penalty": 1, "early_stopping": None}
 
 
-def read_beam(inputs: Inputs, decoding: str, slots: int) -> BeamSettings | None:
+def read_beam(inputs: Inputs, decoding: str, most: int) -> BeamSettings | None:
     """How to search; None if `decoding` does not.
 
     Args:
         inputs: of the request; the ranges of the sampling's fields have been checked.
         decoding: of the request.
-        slots: that the server has.
+        most: hypotheses that run at once.
 
     Raises:
         InvalidRequestError: a field is out of range, or means nothing with this decoding.
@@ -35,10 +35,10 @@ def read_beam(inputs: Inputs, decoding: str, slots: int) -> BeamSettings | None:
         check_off(inputs, _OFF_WITHOUT_BEAMS, f"only with decoding {' or '.join(_DECODINGS)}")
         return None
     check_off(inputs, PLAIN, f"not with decoding {decoding}")
-    if slots < _WIDTH.low:
+    if most < _WIDTH.low:
         raise InvalidRequestError("decoding", f"{decoding} needs max_sequences of 2 or more")
     return BeamSettings(
-        width=read_integer(inputs, "beam_width", min(_WIDTH.default, slots), high=slots),
+        width=read_integer(inputs, "beam_width", min(_WIDTH.default, most), high=most),
         length_penalty=read_number(inputs, "length_penalty"),
         early_stopping=EarlyStopping(read_choice(inputs, "early_stopping")),
     )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from cold_backend.contract import Reader
+import numpy as np
+
+from cold_backend.adapters.served import ServedAdapter
+from cold_backend.contract import BLOCK_TOKENS, Reader
 from cold_backend.requests.request import GenerationRequest
 from cold_kernels import Mode
 
@@ -13,9 +18,10 @@ _READERS = {
     Mode.EXPERT: (Reader.EXPERT,),
     Mode.BASE: (Reader.BASE,),
 }
+_KEY_BYTES = 16
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Context:
     """A reader of a token list, and how far it has read.
 
@@ -23,41 +29,75 @@ class Context:
         reader: the language model that runs it.
         adapter: adapter index; None for the base model alone.
         strength: factor of the adapter.
-        slot: where its keys and values are.
-        fed: tokens that the slot holds.
-        copied_from: the slot whose content it continues, and the first token that is not the same
-            in both; None if its own slot holds everything.
+        keys: what stands before the first block, then after each full one: equal keys, equal
+            content of everything up to there.
+        fed: tokens that its blocks hold.
+        reused: of these, tokens that others had fed.
+        blocks: that hold them, in order.
+        copied_from: a block whose content has to be copied into the last one; None if none.
     """
 
     reader: Reader
     adapter: int | None
     strength: float
-    slot: int
+    keys: list[bytes]
     fed: int = 0
-    copied_from: tuple[int, int] | None = None
+    reused: int = 0
+    blocks: list[int] = field(default_factory=list)
+    copied_from: int | None = None
 
     def fork(self) -> Context:
-        """Another that goes on from here, in the same slot."""
-        return replace(self, copied_from=None)
+        """Another that goes on from here, with the same blocks."""
+        return replace(self, keys=[*self.keys], blocks=[*self.blocks], copied_from=None)
 
-    def move(self, slot: int, start: int) -> None:
-        """Goes on in another slot, which has the same tokens before `start`. Mutates: itself."""
-        self.copied_from = self.slot, start
-        self.slot = slot
+    def key(self, number: int, tokens: Sequence[int]) -> bytes:
+        """The key of a full block, by its number among the context's blocks.
+
+        Args:
+            number: of the block.
+            tokens: of the context, as far as this block at least.
+
+        Mutates: the keys that are known.
+        """
+        for full in range(len(self.keys) - 1, number + 1):
+            start = full * BLOCK_TOKENS
+            content = np.array(tokens[start : start + BLOCK_TOKENS], np.int64).tobytes()
+            self.keys.append(_digest(self.keys[-1] + content))
+        return self.keys[number + 1]
 
 
-def contexts_of(request: GenerationRequest, slot: int, adapter: int | None) -> tuple[Context, ...]:
+def readers_of(request: GenerationRequest) -> tuple[Reader, ...]:
+    """The readers that a request needs, for its decoding and for what it wants to be told."""
+    return _READERS[Mode.COLD if request.return_contrast else request.sampling.mode]
+
+
+def contexts_of(
+    request: GenerationRequest, adapter: ServedAdapter, index: int | None
+) -> tuple[Context, ...]:
     """What a request's tokens are chosen from.
 
     Args:
-        request: whose decoding, and what it wants to be told, say which readers it needs.
-        slot: of each of them.
-        adapter: adapter index of the request's adapter.
+        request: that is to be answered.
+        adapter: the request's, with the version of its files.
+        index: adapter index of it.
     """
-    readers = _READERS[Mode.COLD if request.return_contrast else request.sampling.mode]
+    return tuple(_context(reader, request, adapter, index) for reader in readers_of(request))
+
+
+def _context(
+    reader: Reader, request: GenerationRequest, adapter: ServedAdapter, index: int | None
+) -> Context:
+    """At strength 0 an expert is the base, to the last bit."""
     strength = request.lora_scale
-    expert = adapter if strength else None  # at strength 0 it is the base, to the last bit
-    return tuple(
-        Context(reader, expert if reader is Reader.EXPERT else None, strength, slot)
-        for reader in readers
+    has_adapter = reader is Reader.EXPERT and index is not None and strength != 0
+    content = (adapter.name, adapter.path, adapter.stamp, strength) if has_adapter else None
+    return Context(
+        reader,
+        adapter=index if has_adapter else None,
+        strength=strength,
+        keys=[_digest(repr((content, request.cache_salt)).encode())],
     )
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_KEY_BYTES).digest()

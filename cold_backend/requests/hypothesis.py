@@ -27,8 +27,9 @@ class Hypothesis:
         stop_words: has seen the text.
         text: not sent yet.
         unsent: tokens that were not sent yet.
+        cached_tokens: of the prompt, those that no context had to compute.
         candidates: how many of its best next tokens are wanted; 0 unless it is a beam.
-        contexts: that it is read in, while it has slots.
+        contexts: that it is read in, while it runs.
     """
 
     request: GenerationRequest
@@ -39,6 +40,7 @@ class Hypothesis:
     stop_words: StopWords
     text: str
     unsent: list[Token] = field(default_factory=list)
+    cached_tokens: int = 0
     candidates: int = 0
     contexts: tuple[Context, ...] = ()
 
@@ -56,7 +58,7 @@ class Hypothesis:
         )
 
     def fork(self) -> Hypothesis:
-        """Another that has got so far and goes on by itself, in the same slots."""
+        """Another that has got so far and goes on by itself."""
         return Hypothesis(
             self.request,
             tokens=[*self.tokens],
@@ -66,6 +68,7 @@ class Hypothesis:
             stop_words=self.stop_words.fork(),
             text=self.text,
             unsent=[*self.unsent],
+            cached_tokens=self.cached_tokens,
             candidates=self.candidates,
             contexts=tuple(context.fork() for context in self.contexts),
         )
@@ -77,7 +80,7 @@ class Hypothesis:
 
     @property
     def pending(self) -> int:
-        """Tokens that the models have not seen yet: a prompt's rest, or the newest token."""
+        """Tokens that some model has not seen yet: a prompt's rest, or the newest token."""
         return len(self.tokens) - self.fed
 
     @property
@@ -103,12 +106,6 @@ class Hypothesis:
             banned += self.eos_ids
         return banned
 
-    def feed(self, length: int) -> None:
-        """Says that the next tokens are in the slots. Mutates: the contexts."""
-        for context in self.contexts:
-            context.fed += length
-            context.copied_from = None
-
     def accept(self, token: Token) -> FinishReason | None:
         """Adds the picked token; says whether and why it ends with it.
 
@@ -129,7 +126,7 @@ class Hypothesis:
 
     def take(self, reason: FinishReason | None) -> Piece:
         """What was not sent yet. Mutates: nothing is left."""
-        piece = Piece(self.text, tuple(self.unsent), reason)
+        piece = Piece(self.text, tuple(self.unsent), reason, self.cached_tokens)
         self.text, self.unsent = "", []
         return piece
 

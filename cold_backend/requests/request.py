@@ -39,6 +39,7 @@ class GenerationRequest:
         prompt: token ids.
         adapter: name, empty with `decoding` base.
         lora_scale: the adapter's strength: 1 is as trained, 0 is the base.
+        cache_salt: only requests with the same one share what has been computed for a prompt.
         beam: how to search with beams; None with other decodings.
         continuation: token ids that the answer has to be; empty if it is free.
         bad_words: token sequences that must not come up.
@@ -50,6 +51,7 @@ class GenerationRequest:
     prompt: tuple[int, ...]
     adapter: str
     lora_scale: float
+    cache_salt: str
     decoding: str
     sampling: Sampling
     beam: BeamSettings | None
@@ -67,11 +69,12 @@ class GenerationRequest:
     return_finish_reason: bool
     return_num_input_tokens: bool
     return_num_output_tokens: bool
+    return_num_cached_tokens: bool
     return_contrast: bool
 
     @property
     def width(self) -> int:
-        """Slots that it needs."""
+        """Hypotheses that it may have at once."""
         return self.beam.width if self.beam else 1
 
 
@@ -211,6 +214,7 @@ class RequestParser:
             prompt=prompt,
             adapter=self._adapter(inputs, sampling.mode),
             lora_scale=read_number(inputs, "lora_scale", defaults.lora_scale),
+            cache_salt=read_name(inputs, "cache_salt"),
             decoding=decoding,
             sampling=sampling,
             beam=beam,
@@ -228,6 +232,7 @@ class RequestParser:
             return_finish_reason=read_flag(inputs, "return_finish_reason"),
             return_num_input_tokens=read_flag(inputs, "return_num_input_tokens"),
             return_num_output_tokens=read_flag(inputs, "return_num_output_tokens"),
+            return_num_cached_tokens=read_flag(inputs, "return_num_cached_tokens"),
             return_contrast=return_contrast,
         )
 

@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 from cold_backend.adapters.served import ServedAdapter
 from cold_backend.requests.answer import FinishReason, Sink
-from cold_backend.requests.beam import BeamSearch, place
-from cold_backend.requests.context import contexts_of
+from cold_backend.requests.beam import BeamSearch
+from cold_backend.requests.context import Context
 from cold_backend.requests.hypothesis import Hypothesis
 from cold_backend.requests.request import GenerationRequest
 from cold_backend.requests.token import Continuation, Token
@@ -49,8 +49,8 @@ class Sequence:
         self.admitted_s: float | None = None
         self.first_token_s: float | None = None
         self.adapter = ServedAdapter(request.adapter)
-        self.adapter_index: int | None = None  # in the models, while it has slots
-        self.slots: list[int] = []
+        self.adapter_index: int | None = None  # in the models, while it runs
+        self.is_running = False
         self.answer = Hypothesis.of(request, tokenizer)  # what is sent
         self.search: BeamSearch[Hypothesis] | None = None
         if request.beam:
@@ -58,17 +58,11 @@ class Sequence:
             self.search = BeamSearch(request.beam, request.max_tokens, ends, self.answer)
             self.answer.candidates = self.search.options
         self._decode = tokenizer.decode
-        self._prompted: set[int] = set()  # slots that hold the prompt, if there are beams
 
     @property
     def width(self) -> int:
-        """Slots that it needs."""
+        """Hypotheses that it may have at once."""
         return self.request.width
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it has slots."""
-        return bool(self.slots)
 
     @property
     def hypotheses(self) -> list[Hypothesis]:
@@ -96,16 +90,15 @@ class Sequence:
         """Tokens generated so far; with beams, none before the end."""
         return self.answer.output_length
 
-    def begin(self, slots: list[int], adapter_index: int | None) -> None:
-        """Takes slots, and its adapter's index in the models. Mutates: itself."""
-        self.slots, self.adapter_index = slots, adapter_index
-        self.answer.contexts = contexts_of(self.request, slots[0], adapter_index)
+    def begin(self, contexts: tuple[Context, ...], adapter_index: int | None) -> None:
+        """Runs from here on, in contexts without tokens. Mutates: itself."""
+        self.is_running, self.adapter_index = True, adapter_index
+        self.answer.contexts = contexts
 
-    def end(self) -> list[int]:
-        """Gives its slots back. Mutates: itself; what it has written can still be sent."""
-        slots, self.slots, self.adapter_index = self.slots, [], None
+    def end(self) -> None:
+        """Runs no more. Mutates: itself; what it has written can still be sent."""
+        self.is_running, self.adapter_index = False, None
         self.answer.contexts, self.search = (), None
-        return slots
 
     def accept(self, token: Token, now_s: float) -> FinishReason | None:
         """Adds a token to the answer; says whether and why it ends with it. Mutates: the answer."""
@@ -118,22 +111,11 @@ class Sequence:
     ) -> list[Token]:
         """Continues the beams; returns the tokens of the best hypothesis when the search is over.
 
-        Mutates: the search, and its beams' slots.
+        Mutates: the search, whose beams are forks with their parents' blocks.
         """
         if self.first_token_s is None:
             self.first_token_s = now_s
-        self._prompted.add(self.slots[0])
-        if search.advance(found, _extend):
-            return search.ended[0].hypothesis.unsent
-        beams = self.hypotheses
-        parents = [beam.contexts[0].slot for beam in beams]
-        for beam, slot in zip(beams, place(parents, self.slots), strict=True):
-            if slot != beam.contexts[0].slot:
-                start = len(self.request.prompt) if slot in self._prompted else 0
-                for context in beam.contexts:
-                    context.move(slot, start)
-                self._prompted.add(slot)
-        return []
+        return search.ended[0].hypothesis.unsent if search.advance(found, _extend) else []
 
     def send(self, reason: FinishReason | None) -> None:
         """Sends what is ready: always at the end, before it where text is due in a stream."""

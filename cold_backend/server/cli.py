@@ -25,7 +25,6 @@ from cold_backend.server.process import Endpoints, ServerProcess
 from cold_backend.server.supervisor import Supervisor
 from cold_backend.telemetry.logs import hold_standard_files, say
 
-_DEFAULT_CONTEXT = 2048
 _ENDPOINTS = tuple(field.name for field in dataclasses.fields(Endpoints))
 _TIMEOUTS = {
     "drain": "see below; default: 30",
@@ -125,14 +124,12 @@ def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
     from cold_backend.adapters.adapter import check_fit, load_adapter
     from cold_backend.adapters.defaults import read_defaults
     from cold_backend.adapters.notes import find_notes
-    from cold_backend.loading import load_tokenizer, ops_for, take_device
+    from cold_backend.loading import default_context, load_tokenizer, ops_for, take_device
     from cold_backend.models.checkpoint import check_model, context_limit, load_config
 
     config = load_config(settings.base_model)
     limit = context_limit(config)
-    if not fixed_context:
-        settings = dataclasses.replace(settings, max_context=min(_DEFAULT_CONTEXT, limit))
-    elif settings.max_context > limit:
+    if fixed_context and settings.max_context > limit:
         raise ConfigError(
             f"max_context: the model allows at most {limit} tokens, got {settings.max_context}"
         )
@@ -140,6 +137,8 @@ def _checked(settings: Settings, *, fixed_context: bool) -> Settings:
         raise ConfigError(f"adapters_dir: {settings.adapters_dir} is not a directory")
     ops_for(settings, take_device(settings, 0))
     model = check_model(settings.base_model, config)
+    if not fixed_context:
+        settings = dataclasses.replace(settings, max_context=default_context(settings, model))
     for name, path in settings.adapters.items():
         check_fit(load_adapter(name, path), model)
         read_defaults(Path(path))
@@ -243,7 +242,20 @@ def _parser() -> argparse.ArgumentParser:
         "--max-context",
         type=int,
         metavar="N",
-        help=f"tokens of prompt and output; default: {_DEFAULT_CONTEXT}, or the model's limit",
+        help="tokens of prompt and output; default: the model's limit, or what there is memory for",
+    )
+    add(
+        "--kv-cache-bytes",
+        type=int,
+        metavar="N",
+        help="memory for keys and values; default: 0, a share of what is free after loading",
+    )
+    add(
+        "--no-prefix-reuse",
+        dest="prefix_reuse",
+        action="store_const",
+        const=False,
+        help="compute every prompt anew, also where another one began like it",
     )
     add("--max-step-tokens", type=int, metavar="N", help="tokens of one step; default: 256")
     add(
@@ -253,7 +265,7 @@ def _parser() -> argparse.ArgumentParser:
         help="larger prompts are refused unread; default: 16 for each token of the context",
     )
     add("--max-queue", type=int, metavar="N", help="requests that may wait; default: 256")
-    add("--max-wait-s", type=float, metavar="S", help="longest wait for a slot; default: 30")
+    add("--max-wait-s", type=float, metavar="S", help="longest wait before it runs; default: 30")
     for name, meaning in _TIMEOUTS.items():
         add(f"--{name}-timeout-s", type=float, metavar="S", help=meaning)
     add(

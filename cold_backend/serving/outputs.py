@@ -28,6 +28,8 @@ def outputs_of(piece: Piece, request: GenerationRequest, tokenizer: Tokenizer) -
         outputs["num_input_tokens"] = np.array([len(request.prompt)], np.int32)
     if request.return_num_output_tokens:
         outputs["num_output_tokens"] = np.array([len(tokens)], np.int32)
+    if request.return_num_cached_tokens:
+        outputs["num_cached_tokens"] = np.array([piece.cached_tokens], np.int32)
     if request.return_log_probs:
         of_base = not request.adapter
         outputs["output_log_probs"] = np.array(

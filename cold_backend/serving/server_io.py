@@ -22,8 +22,9 @@ from cold_backend.serving.cancellation import Cancellation
 from cold_backend.serving.intake import Intake, told
 from cold_backend.serving.outbox import Outbox
 from cold_backend.serving.outputs import Arrays, outputs_of
+from cold_backend.telemetry.load import Load
 from cold_backend.telemetry.metrics import FAMILIES, Family, Labels
-from cold_backend.telemetry.telemetry import Load, Telemetry
+from cold_backend.telemetry.telemetry import Telemetry
 from cold_backend.telemetry.tracing import child_span, current_headers
 from cold_backend.text.tokenizer import Tokenizer
 

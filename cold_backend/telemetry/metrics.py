@@ -71,12 +71,18 @@ ITL = _seconds(
     "Mean of a request: (latency - TTFT) / (output tokens - 1)",
     _FAST_S,
 )
-QUEUE = _seconds("cold_queue_seconds", "From acceptance to a KV-cache slot", _SLOW_S)
+QUEUE = _seconds("cold_queue_seconds", "From acceptance to being run", _SLOW_S)
 LATENCY = _seconds("cold_request_seconds", "From acceptance to the end", _SLOW_S)
-RUNNING = _gauge("cold_running_sequences", "Requests that hold KV-cache slots")
-WAITING = _gauge("cold_waiting_sequences", "Requests that wait for a KV-cache slot")
-MAX_SEQUENCES = _gauge("cold_max_sequences", "KV-cache slots")
-KV_USED = _gauge("cold_kv_used_ratio", "Share of the KV cache that holds tokens")
+RUNNING = _gauge("cold_running_sequences", "Requests that run")
+WAITING = _gauge("cold_waiting_sequences", "Requests that wait")
+MAX_SEQUENCES = _gauge("cold_max_sequences", "Requests that can run at once")
+KV_BLOCKS = _gauge("cold_kv_blocks", "Blocks of the KV cache, 16 tokens each")
+KV_USED = _gauge("cold_kv_used_ratio", "Share of the KV cache that running requests hold")
+KV_CACHED = _gauge("cold_kv_cached_ratio", "Share of the KV cache that is kept for reuse alone")
+KV_EVICTIONS = _counter("cold_kv_evictions_total", "Blocks kept for reuse that had to make way")
+REUSED_TOKENS = _counter(
+    "cold_reused_tokens_total", "Tokens of prompts that expert or base did not compute again"
+)
 ADAPTERS = _gauge("cold_adapters_loaded", "Adapters in the models")
 ADAPTER_LOADS = _counter("cold_adapter_loads_total", "Adapters loaded while the models run")
 ADAPTER_EVICTIONS = _counter("cold_adapter_evictions_total", "Adapters that made way for others")
@@ -88,8 +94,8 @@ RESTARTS = _gauge("cold_restarts", "Times that cold-server has restarted the mod
 FAMILIES = (
     *(REQUESTS, ERRORS, PROMPT_TOKENS, OUTPUT_TOKENS, CONTRASTED, CONTESTED, CHANGED),
     *(STEPS, STEP_SECONDS, TTFT, ITL, QUEUE, LATENCY, ADAPTER_LOADS, ADAPTER_EVICTIONS),
-    LINES_DROPPED,
-    *(RUNNING, WAITING, MAX_SEQUENCES, KV_USED, ADAPTERS, RESTARTS),
+    *(LINES_DROPPED, KV_EVICTIONS, REUSED_TOKENS),
+    *(RUNNING, WAITING, MAX_SEQUENCES, KV_BLOCKS, KV_USED, KV_CACHED, ADAPTERS, RESTARTS),
 )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 from cold_backend.config import Settings
 from cold_backend.contract import AdapterChange, Step
@@ -14,6 +13,7 @@ from cold_backend.requests.answer import FinishReason
 from cold_backend.requests.sequence import Sequence, TraceHeaders
 from cold_backend.requests.token import Token
 from cold_backend.telemetry import metrics as m
+from cold_backend.telemetry.load import Load, Usage
 from cold_backend.telemetry.logs import dropped_lines
 from cold_backend.telemetry.metrics import Metrics
 from cold_backend.telemetry.tracing import RequestSpans, trace_id
@@ -25,23 +25,6 @@ _MAX_LABELS = 100  # adapters with metrics of their own
 _OTHERS = "other adapters"
 
 _ID_LENGTH = 128  # characters of a client's id that the log has
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """How busy the engine is.
-
-    Attributes:
-        running: sequences with a slot.
-        waiting: sequences without.
-        cached_tokens: tokens in the slots.
-        adapters: in the models.
-    """
-
-    running: int
-    waiting: int
-    cached_tokens: int
-    adapters: int
 
 
 class Telemetry:
@@ -56,7 +39,7 @@ class Telemetry:
         self.metrics = Metrics()
         self._spans = RequestSpans()
         self._settings = settings
-        self._capacity = settings.max_sequences * settings.max_context
+        self._memory = Usage()
         self._labels = {"", *settings.adapter_names}
         # A label's value is known from the start, so that rates over it are right from the start.
         for code in ErrorCode:
@@ -69,7 +52,10 @@ class Telemetry:
                 self.metrics.add(family, adapter, value=0)
         self.metrics.set(m.MAX_SEQUENCES, settings.max_sequences)
         self._dropped = dropped_lines()
-        for counter in (m.ADAPTER_LOADS, m.ADAPTER_EVICTIONS, m.LINES_DROPPED):
+        for counter in (
+            *(m.ADAPTER_LOADS, m.ADAPTER_EVICTIONS, m.LINES_DROPPED),
+            *(m.REUSED_TOKENS, m.KV_EVICTIONS),
+        ):
             self.metrics.add(counter, value=0)
         self.metrics.set(m.RESTARTS, restarts)
 
@@ -80,7 +66,7 @@ class Telemetry:
         _log.info("refused", extra={"request": _short(request_id), "code": error.code.value})
 
     def admitted(self, sequence: Sequence) -> None:
-        """A sequence got its slot."""
+        """A sequence runs."""
         self._spans.admitted(sequence)
         waited_s = _since(sequence, sequence.admitted_s)
         if waited_s is not None:
@@ -152,8 +138,16 @@ class Telemetry:
         self.metrics.set(m.WAITING, load.waiting)
         dropped, self._dropped = self._dropped, dropped_lines()
         self.metrics.add(m.LINES_DROPPED, value=self._dropped - dropped)
-        self.metrics.set(m.KV_USED, load.cached_tokens / self._capacity)
         self.metrics.set(m.ADAPTERS, load.adapters)
+        self._sample_memory(load.memory)
+
+    def _sample_memory(self, memory: Usage) -> None:
+        before, self._memory = self._memory, memory
+        self.metrics.set(m.KV_BLOCKS, memory.blocks)
+        self.metrics.set(m.KV_USED, memory.held / max(1, memory.blocks))
+        self.metrics.set(m.KV_CACHED, memory.kept / max(1, memory.blocks))
+        self.metrics.add(m.KV_EVICTIONS, value=memory.evictions - before.evictions)
+        self.metrics.add(m.REUSED_TOKENS, value=memory.reused_tokens - before.reused_tokens)
 
     def _label(self, sequence: Sequence) -> str:
         """The adapter's name, unless there are too many for a time series each."""

@@ -91,7 +91,7 @@ class RequestSpans:
             span.end()
 
     def admitted(self, sequence: Sequence) -> None:
-        """A sequence got its slot."""
+        """A sequence runs."""
         if sequence.trace:
             self._spans[sequence] = self._begin(sequence)
 

@@ -1,4 +1,4 @@
-"""Beams: the search against transformers' own, and their slots in the engine."""
+"""Beams: the search against transformers' own, and their blocks in the engine."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cold_backend.contract import NONE, Step, StepResult
 from cold_backend.errors import DeadlineError, StepError
 from cold_backend.requests.answer import FinishReason
-from cold_backend.requests.beam import BeamSearch, BeamSettings, EarlyStopping, place
+from cold_backend.requests.beam import BeamSearch, BeamSettings, EarlyStopping
 from cold_backend.requests.request import RequestParser
 from cold_backend.requests.sequence import Sequence
 from cold_backend.requests.token import Continuation, Token
@@ -82,16 +80,9 @@ def test_the_search_is_that_of_transformers(
     assert len(lengths) > (2 if ends else 0)
 
 
-@given(st.lists(st.integers(0, 7), min_size=1, max_size=8))
-def test_beams_stay_where_they_can(parents: list[int]) -> None:
-    placed = place(parents, range(8))
-    assert len(set(placed)) == len(parents)
-    copies = [(a, b) for a, b in zip(parents, placed, strict=True) if a != b]
-    assert len(copies) == len(parents) - len(set(parents))
-    assert not {a for a, _ in copies} & {b for _, b in copies}
-
-
-def test_every_beam_finds_its_past_in_its_slot(parser: RequestParser, tokenizer: Tokenizer) -> None:
+def test_every_beam_finds_its_past_in_its_blocks(
+    parser: RequestParser, tokenizer: Tokenizer
+) -> None:
     """Beams of several widths beside each other and a greedy request."""
     step = RandomModel()
     engine = new_engine(step, new_scheduler(8), 50)
@@ -118,7 +109,7 @@ def test_every_beam_finds_its_past_in_its_slot(parser: RequestParser, tokenizer:
         expected = search(settings, (END,), 12, lambda past: log_probs(past)[:104])
         assert tuple(sink(one).tokens) == expected
         assert len(sink(one).pieces) == 1
-        assert not one.slots
+        assert not one.is_running
     assert sink(other).tokens == list(range(100, 140))
 
 
@@ -168,7 +159,7 @@ def break_step(_: Sequence) -> None:
 
 
 @pytest.mark.parametrize("happens", [cancel, be_late, break_step])
-def test_beams_that_are_ended_give_all_slots_back(
+def test_beams_that_are_ended_give_all_blocks_back(
     happens: Callable[[Sequence], None], parser: RequestParser, tokenizer: Tokenizer
 ) -> None:
     step = RandomModel()
@@ -190,7 +181,7 @@ def test_beams_that_are_ended_give_all_slots_back(
     step.before = disturb
     run_all(engine, [wide, after])
     assert sink(wide).ends == sink(after).ends == 1
-    assert scheduler.free == 4
+    assert scheduler.free == (4, 4096)
     assert not scheduler.running
     assert 0 < len(sink(after).tokens) <= 3
     if happens is cancel:
@@ -220,4 +211,4 @@ def test_a_beam_whose_logits_are_broken_fails_its_request_alone(
     run_all(engine, [first, second])
     assert isinstance(sink(first).error, StepError)
     assert len(sink(second).tokens) == 9
-    assert scheduler.free == 8
+    assert scheduler.free == (8, 4096)

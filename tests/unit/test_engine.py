@@ -34,7 +34,7 @@ def test_more_requests_than_slots_all_finish(parser: RequestParser, tokenizer: T
         for reader in Reader:
             mine = one_step.rows[one_step.rows["reader"] == reader]
             assert mine["length"].sum() <= 8
-            assert len(set(mine["slot"])) == len(mine) <= 3
+            assert len(mine) <= 3
 
 
 def test_a_long_prompt_is_fed_in_chunks_beside_running_sequences(
@@ -121,7 +121,7 @@ def test_many_threads_submit_at_once(parser: RequestParser, tokenizer: Tokenizer
         if not sink(one).cancelled:
             assert sink(one).tokens == list(range(100, 100 + one.request.max_tokens))
     assert (engine.load().running, engine.load().waiting) == (0, 0)
-    assert scheduler.free == 4
+    assert scheduler.free == (4, 4096)
 
 
 def test_a_fault_of_the_engine_ends_what_it_has_and_no_more(

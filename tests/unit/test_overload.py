@@ -12,15 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cold_backend.config import Settings
-from cold_backend.engine.admission import Admission, Ahead, Line
+from cold_backend.engine.admission import Admission, Ahead, Claim, Line
 from cold_backend.engine.waiting import AGE_S, WaitingQueue
 from cold_backend.errors import DeadlineError, OverloadedError
 from cold_backend.requests.answer import FinishReason
 from cold_backend.requests.request import RequestParser
 from cold_backend.requests.sequence import Sequence
 from cold_backend.telemetry import metrics as m
+from cold_backend.telemetry.load import Load, Usage
 from cold_backend.telemetry.logs import JsonLines, TextLines
-from cold_backend.telemetry.telemetry import Load, Telemetry
+from cold_backend.telemetry.telemetry import Telemetry
 from cold_backend.text.tokenizer import Tokenizer
 from tests.fakes import (
     CountingStep,
@@ -149,7 +150,7 @@ def test_what_cannot_be_served_in_time_is_refused(
     now_s = 0.0
     for interval_s in released:
         now_s += interval_s
-        admission.slot_released(now_s, waiting=True)
+        admission.released(now_s, waiting=True)
     admission.answered(0.5, 8 * token_s, 9, max_tokens=18)
     shortest, longest = min(released[1:]), max(released[1:])
     answer_s = 0.5 + 10 * token_s  # half of the 20 tokens
@@ -166,12 +167,12 @@ def test_what_cannot_be_served_in_time_is_refused(
 
 def test_idle_time_is_no_interval() -> None:
     admission = Admission(max_queue=100, max_wait_s=20)
-    admission.slot_released(0, waiting=True)
-    admission.slot_released(1, waiting=False)
-    admission.slot_released(1000, waiting=True)
+    admission.released(0, waiting=True)
+    admission.released(1, waiting=False)
+    admission.released(1000, waiting=True)
     check(admission, 25)  # one interval says little
     for now_s in range(1001, 1008):
-        admission.slot_released(now_s, waiting=True)
+        admission.released(now_s, waiting=True)
     check(admission, 16)
     with pytest.raises(
         OverloadedError, match=r"be 30\.0 s, more than 20 s; try again in about 10 s"
@@ -206,7 +207,7 @@ def test_prompts_that_must_be_fed_first_are_foreseen() -> None:
 
 def test_what_waits_is_given_up_only_when_it_is_certain() -> None:
     admission = Admission(max_queue=300, max_wait_s=20)
-    ahead = Ahead(slots=25, prompt_tokens=1500)
+    ahead = Ahead(places=25, prompt_tokens=1500)
     never = math.inf
     assert admission.hopeless(ahead, waited_s=0, left_s=never) is None
     learn(admission, token_s=0.01)
@@ -215,31 +216,41 @@ def test_what_waits_is_given_up_only_when_it_is_certain() -> None:
     assert admission.hopeless(ahead, waited_s=6, left_s=never)
     for number in range(9):
         assert admission.hopeless(ahead, waited_s=0, left_s=never) is None
-        admission.slot_released(1.25 * number, waiting=True)
+        admission.released(1.25 * number, waiting=True)
     error = admission.hopeless(ahead, waited_s=0, left_s=never)
     assert str(error) == "the wait could be 25.0 s, more than 20 s; try again in about 5 s"
 
 
+_CLAIMS = st.tuples(st.integers(1, 3), st.integers(1, 20))  # places and blocks
+
+
 @given(
-    running=st.lists(st.tuples(st.integers(1, 3), st.integers(0, 9)), max_size=5),
-    free=st.integers(0, 3),
-    waiting=st.lists(st.tuples(st.integers(1, 3), st.integers(0, 9)), max_size=9),
+    running=st.lists(st.tuples(_CLAIMS, st.integers(0, 9)), max_size=5),
+    free=st.tuples(st.integers(0, 3), st.integers(0, 20)),
+    waiting=st.lists(st.tuples(_CLAIMS, st.integers(0, 9)), max_size=9),
 )
 def test_those_ahead_end_in_order(
-    running: list[tuple[int, int]], free: int, waiting: list[tuple[int, int]]
+    running: list[tuple[Claim, int]], free: Claim, waiting: list[tuple[Claim, int]]
 ) -> None:
     line = Line(free, running)
     before = [*running]
-    for width, tokens in waiting:
-        if width > free + sum(w for w, _ in running):
-            continue  # wider than the server
-        ahead = line.ahead_of(width)
-        slots = width - free + sum(w for w, _ in before[len(running) :])
-        assert ahead.slots == max(0, slots)
-        ended = next(n for n in range(len(before) + 1) if sum(w for w, _ in before[:n]) >= slots)
+    for claim, tokens in waiting:
+        everything = [f + sum(c[i] for c, _ in running) for i, f in enumerate(free)]
+        if any(need > most for need, most in zip(claim, everything, strict=True)):
+            continue  # larger than the server
+        ahead = line.ahead_of(claim)
+        joined = before[len(running) :]
+        short = [need - free[i] + sum(c[i] for c, _ in joined) for i, need in enumerate(claim)]
+        ended = next(
+            n
+            for n in range(len(before) + 1)
+            if all(sum(c[i] for c, _ in before[:n]) >= short[i] for i in range(2))
+        )
         assert ahead.prompt_tokens == sum(t for _, t in before[:ended])
-        line.join(width, tokens)
-        before.append((width, tokens))
+        freed = sum(c[0] for c, _ in before[:ended])
+        assert ahead.places == max(0, short[0], freed if short[1] > 0 else 0)
+        line.join(claim, tokens)
+        before.append((claim, tokens))
 
 
 def test_a_burst_of_long_prompts_is_refused_once_the_rate_is_known(
@@ -345,13 +356,16 @@ def test_what_is_told_of_a_request(
     one.answer.tokens += [1, 2, 3]
     one.first_token_s = one.accepted_s + 1
     telemetry.ended(one, FinishReason.LENGTH, one.accepted_s + 2)
-    telemetry.sample(Load(running=2, waiting=3, cached_tokens=512, adapters=2))
+    telemetry.sample(Load(running=2, waiting=3, adapters=2, memory=Usage(512, 128, 64, 7, 90)))
     changes = telemetry.metrics.take()
     assert changes.counts[m.REQUESTS, ("a", "cold", "length")] == 1
     assert changes.counts[m.PROMPT_TOKENS, ("a",)] == 5
     assert changes.observations[m.ITL] == [pytest.approx(0.5)]
     assert changes.observations[m.QUEUE] == [pytest.approx(0.25)]
-    assert changes.gauges[m.KV_USED] == 512 / (16 * 512)
+    assert changes.gauges[m.KV_BLOCKS] == 512
+    assert (changes.gauges[m.KV_USED], changes.gauges[m.KV_CACHED]) == (0.25, 0.125)
+    assert changes.counts[m.KV_EVICTIONS, ()] == 7
+    assert changes.counts[m.REUSED_TOKENS, ()] == 90
     assert not telemetry.metrics.take().counts
 
     line = json.loads(JsonLines("cold").format(caplog.records[0]))

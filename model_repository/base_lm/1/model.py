@@ -1,5 +1,7 @@
 """The amateur: base logits of a step's emitting rows."""
 
+import numpy as np
+
 from cold_backend.contract import step_of
 from cold_backend.loading import load_base_lm
 from cold_backend.serving import lifeline, server_io
@@ -15,6 +17,9 @@ class TritonPythonModel:
 
     def _forward(self, inputs):
         step = step_of(inputs)
-        self._model.copy_slots(step.copies)
-        logits = self._model.forward(step.tokens, step.rows)
-        return {"base_logits": logits.float().cpu().numpy()}
+        self._model.copy_blocks(step.copies)
+        logits = self._model.forward(step.tokens, step.rows, step.blocks)
+        return {
+            "base_logits": logits.float().cpu().numpy(),
+            "base_blocks": np.array([self._model.blocks]),
+        }

@@ -1,0 +1,220 @@
+"""The blocks of everything that runs, and what contexts have in common."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass, field
+
+from cold_backend.contract import BLOCK_TOKENS, Reader, StepResult, blocks_for
+from cold_backend.engine.block_pool import BlockPool
+from cold_backend.requests.context import Context, readers_of
+from cold_backend.requests.hypothesis import Hypothesis
+from cold_backend.requests.request import GenerationRequest
+from cold_backend.requests.sequence import Sequence
+from cold_backend.telemetry.load import Usage
+
+
+@dataclass(slots=True)
+class _Claim:
+    """What a sequence has: contexts with blocks, and blocks promised to it."""
+
+    contexts: list[Context]
+    promised: Counter[Reader] = field(default_factory=Counter)
+
+
+class Memory:
+    """Gives contexts their blocks, in the pools of the language models that run them.
+
+    A sequence is admitted if all the blocks that it may ever need are there, those that it shares
+    with others not counted twice.
+
+    Args:
+        reuse: whether contexts share blocks that hold the same.
+    """
+
+    def __init__(self, *, reuse: bool) -> None:
+        self._reuse = reuse
+        self._pools: dict[Reader, BlockPool] = {}
+        self._claims: dict[Sequence, _Claim] = {}
+        self._reused_tokens = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is known how many blocks there are."""
+        return bool(self._pools)
+
+    def open(self, result: StepResult) -> None:
+        """Learns from a step how many blocks the models have."""
+        pool, base_blocks = BlockPool(int(result.expert_blocks[0])), int(result.base_blocks[0])
+        self._pools = {
+            Reader.EXPERT: pool,
+            Reader.BASE: BlockPool(base_blocks) if base_blocks else pool,
+        }
+
+    def needs(self, request: GenerationRequest) -> tuple[int, ...]:
+        """Blocks of each pool that a request may need, if it shares none; () before `open`."""
+        needed = _needed(request)
+        readers = readers_of(request)
+        return tuple(
+            needed * sum(self._pools[reader] is pool for reader in readers)
+            for pool in self._distinct()
+        )
+
+    @property
+    def rooms(self) -> tuple[int, ...]:
+        """Blocks of each pool that can still be promised."""
+        return tuple(pool.room for pool in self._distinct())
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Blocks of each pool."""
+        return tuple(pool.blocks for pool in self._distinct())
+
+    @property
+    def usage(self) -> Usage:
+        """How the blocks are used; may be asked from any thread."""
+        pools = self._distinct()
+        return Usage(
+            blocks=sum(pool.blocks for pool in pools),
+            held=sum(pool.held for pool in pools),
+            kept=sum(pool.kept for pool in pools),
+            evictions=sum(pool.evictions for pool in pools),
+            reused_tokens=self._reused_tokens,
+        )
+
+    def admit(self, sequence: Sequence, contexts: tuple[Context, ...]) -> bool:
+        """Promises a sequence its blocks, if there is room, and gives it those that it shares.
+
+        Mutates: the contexts, which then have what others had computed.
+        """
+        needed, prompt = _needed(sequence.request), sequence.request.prompt
+        shared = {context: [*self._find(context, prompt)] for context in contexts}
+        missing: Counter[BlockPool] = Counter()
+        for context, blocks in shared.items():
+            pool = self._pools[context.reader]
+            missing[pool] += needed - sum(map(pool.is_held, blocks))
+        if any(count > pool.room for pool, count in missing.items()):
+            return False
+        claim = self._claims[sequence] = _Claim([*contexts])
+        for context in contexts:
+            self._promise(claim, context.reader, needed)
+            self._share(claim, context, shared[context])
+        return True
+
+    def reuse(self, sequence: Sequence, hypothesis: Hypothesis) -> None:
+        """Gives contexts what others have computed of the prompt's rest by now.
+
+        Mutates: the contexts, and what is known of the hypothesis.
+        """
+        for context in hypothesis.contexts:
+            blocks = [*self._find(context, sequence.request.prompt)]
+            self._share(self._claims[sequence], context, blocks)
+        hypothesis.cached_tokens = min(context.reused for context in hypothesis.contexts)
+
+    def next_keys(self, hypothesis: Hypothesis, lengths: Iterable[int]) -> Iterator[bytes]:
+        """Keys of the blocks that begin with the tokens that contexts are to be fed."""
+        for context, length in zip(hypothesis.contexts, lengths, strict=True):
+            number, begun = divmod(context.fed, BLOCK_TOKENS)
+            is_whole = (number + 1) * BLOCK_TOKENS <= len(hypothesis.tokens)
+            if self._reuse and length and is_whole and not begun:
+                yield context.key(number, hypothesis.tokens)
+
+    def filled_keys(self, hypothesis: Hypothesis, lengths: Iterable[int]) -> Iterator[bytes]:
+        """Keys of the blocks that become full by so many tokens of each context."""
+        for context, length in zip(hypothesis.contexts, lengths, strict=True):
+            for number in _filled(context.fed, length) if self._reuse else ():
+                yield context.key(number, hypothesis.tokens)
+
+    def grow(self, sequence: Sequence, context: Context, length: int) -> None:
+        """Gives a context the blocks for its next tokens. Mutates: the context."""
+        for _ in range(len(context.blocks), blocks_for(context.fed + length)):
+            context.blocks.append(self._take(self._claims[sequence], context.reader))
+
+    def fed(self, hypothesis: Hypothesis, context: Context, length: int) -> None:
+        """Says that a context's next tokens are in its blocks. Mutates: the context."""
+        if self._reuse:
+            pool = self._pools[context.reader]
+            for number in _filled(context.fed, length):
+                pool.keep(context.blocks[number], context.key(number, hypothesis.tokens))
+        context.fed += length
+        context.copied_from = None
+
+    def branch(self, sequence: Sequence) -> None:
+        """Has the contexts of a sequence's hypotheses take the place of those that they continue.
+
+        They share full blocks. Of the last one each has its own: the last that goes on from it
+        keeps it, the others get copies.
+
+        Mutates: the contexts.
+        """
+        claim = self._claims[sequence]
+        parents = claim.contexts
+        claim.contexts = [c for one in sequence.hypotheses for c in one.contexts]
+        for context in claim.contexts:
+            self._pools[context.reader].hold(context.blocks)
+        self._give_back(claim, parents)
+        for context in claim.contexts:
+            pool = self._pools[context.reader]
+            if context.fed % BLOCK_TOKENS and pool.is_shared(context.blocks[-1]):
+                context.copied_from = context.blocks[-1]
+                context.blocks[-1] = self._take(claim, context.reader)
+                pool.release([context.copied_from])
+
+    def release(self, sequence: Sequence) -> None:
+        """Takes back all that a sequence has."""
+        claim = self._claims.pop(sequence)
+        self._give_back(claim, claim.contexts)
+        for reader, count in claim.promised.items():
+            self._pools[reader].promise(-count)
+
+    def _distinct(self) -> list[BlockPool]:
+        return [*dict.fromkeys(self._pools.values())]
+
+    def _find(self, context: Context, prompt: Tokens[int]) -> Iterator[int]:
+        """Blocks that hold what comes next in a context, all but the prompt's last token."""
+        number, begun = divmod(context.fed, BLOCK_TOKENS)
+        if not self._reuse or begun or number < len(context.blocks):
+            return
+        pool = self._pools[context.reader]
+        for full in range(number, (len(prompt) - 1) // BLOCK_TOKENS):
+            block = pool.find(context.key(full, prompt))
+            if block is None:
+                return
+            yield block
+
+    def _share(self, claim: _Claim, context: Context, blocks: list[int]) -> None:
+        self._pools[context.reader].hold(blocks)
+        self._promise(claim, context.reader, -len(blocks))
+        context.blocks += blocks
+        context.fed += len(blocks) * BLOCK_TOKENS
+        context.reused += len(blocks) * BLOCK_TOKENS
+        self._reused_tokens += len(blocks) * BLOCK_TOKENS
+
+    def _promise(self, claim: _Claim, reader: Reader, count: int) -> None:
+        claim.promised[reader] += count
+        self._pools[reader].promise(count)
+
+    def _take(self, claim: _Claim, reader: Reader) -> int:
+        claim.promised[reader] -= 1
+        return self._pools[reader].take()
+
+    def _give_back(self, claim: _Claim, contexts: Iterable[Context]) -> None:
+        """Blocks that nobody has any more are promised to the sequence again."""
+        for context in contexts:
+            self._promise(
+                claim, context.reader, self._pools[context.reader].release(context.blocks)
+            )
+
+
+def _needed(request: GenerationRequest) -> int:
+    """Blocks of one reader: what hypotheses share of the prompt once, the rest for each."""
+    whole = len(request.prompt) // BLOCK_TOKENS
+    fed = len(request.prompt) + request.max_tokens - 1  # the last token is fed to nobody
+    return whole + request.width * (blocks_for(fed) - whole)
+
+
+def _filled(fed: int, length: int) -> range:
+    """Numbers of the blocks that become full by so many tokens."""
+    return range(fed // BLOCK_TOKENS, (fed + length) // BLOCK_TOKENS)
