@@ -245,8 +245,10 @@ class Pool:
             blocks += self.tables[context][: -(-(start + length) // BLOCK)]
         on = self._on
         turns = self.angles.cos().to(on), self.angles.sin().to(on)
-        where = (torch.tensor(part, dtype=torch.int32) for part in (rows, blocks))
-        return self._attend(qkv.to(on), *turns, *self.stored, *where, self.width**-0.5).cpu()
+        keys, values = self.stored
+        starts, numbers = (torch.tensor(part, dtype=torch.int32) for part in (rows, blocks))
+        scale = self.width**-0.5
+        return self._attend(qkv.to(on), *turns, keys, values, starts, numbers, scale).cpu()
 
 
 @BY_DTYPE
@@ -403,7 +405,7 @@ def attend_natively(**change: Tensor) -> Tensor:
         "rows": torch.tensor([[0, 0, 1]], dtype=torch.int32),
         "blocks": torch.zeros(1, dtype=torch.int32),
     }
-    return load_ops("native", torch.device("cpu")).attend(*(given | change).values(), scale=1.0)
+    return load_ops("native", torch.device("cpu")).attend(**(given | change), scale=1.0)
 
 
 @pytest.mark.parametrize(
