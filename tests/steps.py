@@ -15,9 +15,11 @@ from cold_backend.contract import (
     COUNT,
     NONE,
     ROW,
+    Int32Array,
     Reader,
     Step,
     Table,
+    blocks_for,
     pack_changes,
     table,
 )
@@ -25,6 +27,7 @@ from cold_backend.models.language_model import LanguageModel
 from cold_kernels import Mode
 
 BOTH = (Reader.EXPERT, Reader.BASE)
+SLOT_TOKENS = 96
 _ROW: dict[str, Any] = dict.fromkeys(ROW.names or (), 0) | {
     "adapter": NONE,
     "strength": 1.0,
@@ -42,20 +45,45 @@ _CHOICE: dict[str, Any] = dict.fromkeys(CHOICE.names or (), 0) | {
 
 
 def rows(*columns: Mapping[str, float], readers: Sequence[Reader] = (Reader.EXPERT,)) -> Table:
-    """Rows that each of the readers has; the base's have no adapter."""
+    """Rows that each of the readers has; the base's have no adapter.
+
+    A column `slot` is the row's blocks: see `slot_blocks`.
+    """
     return table(
-        ROW,
-        [
-            {
-                **_ROW,
-                "reader": reader,
-                **one,
-                **({"adapter": NONE} if reader is Reader.BASE else {}),
-            }
-            for reader in readers
-            for one in columns
-        ],
+        ROW, [{k: v for k, v in one.items() if k != "slot"} for one in _each(columns, readers)]
     )
+
+
+def blocks(
+    *columns: Mapping[str, float], readers: Sequence[Reader] = (Reader.EXPERT,)
+) -> Int32Array:
+    """The blocks of the same rows."""
+    tables = []
+    for one in _each(columns, readers):
+        count = blocks_for(int(one["start"] + one["length"]))
+        tables.append(slot_blocks(int(one.get("slot", 0)), Reader(int(one["reader"])))[:count])
+    return np.concatenate(tables)
+
+
+def slot_blocks(slot: int, reader: Reader) -> Int32Array:
+    """A run of blocks that a reader has by a number, for SLOT_TOKENS tokens."""
+    count = blocks_for(SLOT_TOKENS)
+    return np.arange(count, dtype=np.int32) + (slot * len(BOTH) + reader) * count
+
+
+def pool_of(slots: int) -> int:
+    """Blocks that all readers' slots below a number have."""
+    return slots * len(BOTH) * blocks_for(SLOT_TOKENS)
+
+
+def _each(
+    columns: Sequence[Mapping[str, float]], readers: Sequence[Reader]
+) -> list[dict[str, float]]:
+    return [
+        {**_ROW, "reader": reader, **one, **({"adapter": NONE} if reader is Reader.BASE else {})}
+        for reader in readers
+        for one in columns
+    ]
 
 
 def forward(
@@ -66,7 +94,8 @@ def forward(
 ) -> list[Tensor]:
     """Feeds the rows their tokens, to each of the readers, whose logits are returned."""
     fed = rows(*columns, readers=readers)
-    logits = model.forward(np.array([*ids] * len(readers), np.int64), fed)
+    tokens = np.array([*ids] * len(readers), np.int64)
+    logits = model.forward(tokens, fed, blocks(*columns, readers=readers))
     return [*logits.split(int(fed["emits"].sum()) // len(readers))]
 
 
@@ -76,9 +105,11 @@ def choice_step(
     """A step of one choice, from the logits of an expert's row and a base's, as far as it has
     both."""
     chosen = _CHOICE | columns
+    readers = [r for r in BOTH if chosen[r.name.lower()] != NONE]
     return Step(
         tokens=np.zeros(2, np.int64),
-        rows=rows({"length": 1}, readers=[r for r in BOTH if chosen[r.name.lower()] != NONE]),
+        rows=rows({"length": 1}, readers=readers),
+        blocks=blocks({"length": 1}, readers=readers),
         choices=table(CHOICE, [chosen]),
         bans=table(BAN, [{"choice": 0, "token": token} for token in bans]),
         counts=table(

@@ -21,7 +21,7 @@ def run(bench: Bench) -> dict[str, Any]:
     for sequences in bench.sizes.sequences:
         tokens = np.arange(1, 1 + sequences, dtype=np.int64)
         step = bench.subject.step(tokens, max(bench.sizes.contexts), Mode.COLD)
-        forward = partial(bench.subject.model.forward, step.tokens, step.rows)
+        forward = partial(bench.subject.model.forward, step.tokens, step.rows, step.blocks)
         try:
             seconds = bench.device_s([forward])
         except RuntimeError as error:

@@ -126,9 +126,9 @@ class Serving:
         def execute(step: Step) -> StepResult:
             """As FusedExecution does, with a clock."""
             loads = model.load_adapters(step.adapters, alone=not len(step.rows))
-            model.copy_slots(step.copies)
+            model.copy_blocks(step.copies)
             begun = time.perf_counter()
-            logits = model.forward(step.tokens, step.rows)
+            logits = model.forward(step.tokens, step.rows, step.blocks)
             wait()
             read = time.perf_counter()
             result = decode(ops, step, logits)

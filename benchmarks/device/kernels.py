@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmarks.device.bench import Bench
 from benchmarks.device.subject import RANK
+from cold_backend.contract import BLOCK_TOKENS, blocks_for
 from cold_kernels import Mode
 
 _ADAPTERS = 8
@@ -127,15 +128,18 @@ def attend(bench: Bench, rows: int, context: int) -> Case:
     sizes, dtype, device = bench.sizes.model, bench.sizes.dtype, bench.device
     heads, groups = sizes["num_attention_heads"], sizes["num_key_value_heads"]
     width = sizes["hidden_size"] // heads
-    room = -(-(context + 1) // 16) * 16
+    count = blocks_for(context + 1)
 
     def make() -> Callable[[], object]:
         qkv = torch.randn(rows, (heads + 2 * groups) * width, dtype=dtype, device=device)
-        keys, values = torch.randn(2, rows, groups, room, width, dtype=dtype, device=device)
-        angles = torch.rand(room, width // 2, device=device)
-        spans = torch.tensor([[slot, context, 1] for slot in range(rows)], dtype=torch.int32)
+        pool = 2, groups, rows * count, BLOCK_TOKENS, width
+        keys, values = torch.randn(pool, dtype=dtype, device=device)
+        angles = torch.rand(context + 1, width // 2, device=device)
+        spans = torch.tensor([[row * count, context, 1] for row in range(rows)], dtype=torch.int32)
+        # As sequences that grow side by side take them.
+        blocks = torch.arange(rows * count, dtype=torch.int32).view(count, rows).T.flatten()
         tables = angles.cos(), angles.sin()
-        return lambda: bench.ops.attend(qkv, *tables, keys, values, spans, width**-0.5)
+        return lambda: bench.ops.attend(qkv, *tables, keys, values, spans, blocks, width**-0.5)
 
     size = 2 * rows * groups * context * width * dtype.itemsize
     return Case(f"attend {rows} rows, {context} tokens each", size, make, fits_graph=False)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.device.bench import Bench
-from benchmarks.device.subject import BOTH, Wanted, made_up_adapter, made_up_model, rows_of
+from benchmarks.device.subject import BOTH, Wanted, fed, made_up_adapter, made_up_model, pool_of
 from cold_backend.adapters.adapter import Adapter
 from cold_backend.contract import Int64Array
 from cold_backend.errors import ConfigError
@@ -57,19 +57,20 @@ def _of(bench: Bench, family: str, sizes: dict[str, Any]) -> dict[str, Any]:
     texts = [rng.integers(0, sizes["vocab_size"], cuts[-1]) for _, cuts in _SEQUENCES]
     exact = _transformers(Wanted(family, sizes, torch.float64, 0, 0), model, adapters, texts)
     network = network_of(model, AdapterSet(adapters), bench.ops, _CONTEXT)
-    ours = LanguageModel(network, BOTH, slots=len(_SEQUENCES), context=_CONTEXT)
+    ours = LanguageModel(network, BOTH, blocks=lambda _: pool_of(len(_SEQUENCES), _CONTEXT))
     errors: dict[str, list[float]] = {"expert": [], "base": []}
     for number in range(len(_SEQUENCES[0][1]) - 1):
         spans = [(cuts[number], cuts[number + 1]) for _, cuts in _SEQUENCES]
-        rows = rows_of(
+        rows, blocks = fed(
             [
-                (slot, start, end - start, _SEQUENCES[slot][0])
-                for slot, (start, end) in enumerate(spans)
+                (sequence, start, end - start, _SEQUENCES[sequence][0])
+                for sequence, (start, end) in enumerate(spans)
             ],
             BOTH,
+            len(_SEQUENCES),
         )
         tokens = np.concatenate([text[slice(*s)] for text, s in zip(texts, spans, strict=True)])
-        found = ours.forward(np.concatenate((tokens, tokens)), rows).chunk(2)
+        found = ours.forward(np.concatenate((tokens, tokens)), rows, blocks).chunk(2)
         for name, logits, wanted in zip(errors, found, exact, strict=True):
             for of_row, text, (_, end) in zip(logits, wanted, spans, strict=True):
                 errors[name].append(_error(of_row, text[end - 1]))

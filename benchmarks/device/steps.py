@@ -36,12 +36,12 @@ def run(bench: Bench) -> dict[str, Any]:
 
 
 def _fill(bench: Bench, filled: dict[int, int], sequences: int, context: int) -> float | None:
-    """Feeds prompts to slots that lack them; milliseconds a token, that of each reader counted."""
+    """Feeds prompts to those that lack them; milliseconds a token, that of each reader counted."""
     begun, fed = time.perf_counter(), 0
-    for slot in range(sequences):
-        if filled[slot] < context:
-            bench.subject.fill(slot, context, bench.sizes.chunk)
-            filled[slot] = context
+    for sequence in range(sequences):
+        if filled[sequence] < context:
+            bench.subject.fill(sequence, context, bench.sizes.chunk)
+            filled[sequence] = context
             fed += 2 * context
     bench.wait()
     return 1e3 * (time.perf_counter() - begun) / fed if fed else None

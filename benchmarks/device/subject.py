@@ -14,15 +14,18 @@ from cold_backend.adapters.adapter import Adapter, LoraPair, features
 from cold_backend.adapters.loader import changeable
 from cold_backend.contract import (
     BAN,
+    BLOCK_TOKENS,
     CHOICE,
     COPY,
     COUNT,
     NONE,
     ROW,
+    Int32Array,
     Int64Array,
     Reader,
     Step,
     Table,
+    blocks_for,
     pack_changes,
     table,
 )
@@ -80,25 +83,24 @@ class Subject:
         self.model = LanguageModel(
             network,
             BOTH,
-            slots=wanted.sequences,
-            context=wanted.context,
+            blocks=lambda _: pool_of(wanted.sequences, wanted.context),
         )
         self.execution = FusedExecution(self.model, ops)
-        cache = self.model.cache
-        self.cache_bytes = cache.bytes // (cache.slots * cache.context)
+        self.cache_bytes = self.model.bytes // (self.model.blocks * BLOCK_TOKENS)
 
     @property
     def vocab_size(self) -> int:
         """Of the logits."""
         return int(self.wanted.sizes["vocab_size"])
 
-    def fill(self, slot: int, tokens: int, chunk: int) -> None:
-        """Feeds a random prompt to a slot, for both readers. Mutates: the KV cache."""
-        prompt = np.random.default_rng(slot).integers(0, self.vocab_size, tokens)
+    def fill(self, sequence: int, tokens: int, chunk: int) -> None:
+        """Feeds a random prompt to a sequence, for both readers. Mutates: the KV cache."""
+        prompt = np.random.default_rng(sequence).integers(0, self.vocab_size, tokens)
         for start in range(0, tokens, chunk):
             part = prompt[start : start + chunk]
-            rows = rows_of([(slot, start, len(part), 0)], BOTH, emits=False)
-            self.model.forward(np.concatenate((part, part)), rows)
+            spans = [(sequence, start, len(part), 0)]
+            rows, blocks = fed(spans, BOTH, self.wanted.sequences, emits=False)
+            self.model.forward(np.concatenate((part, part)), rows, blocks)
 
     def step(self, tokens: Int64Array, start: int, mode: Mode) -> Step:
         """One more token for each sequence, which have `start` ones already; all greedy."""
@@ -109,9 +111,12 @@ class Subject:
         choices["mode"], choices["position"], choices["forced"] = mode, start, NONE
         choices["alpha"], choices["beta"] = 0.1, 0.5
         choices["top_p"] = choices["repetition_penalty"] = 1
+        spans = [(sequence, start, 1, 0) for sequence in range(len(tokens))]
+        rows, blocks = fed(spans, readers, self.wanted.sequences)
         return Step(
             tokens=np.concatenate([tokens] * len(readers)),
-            rows=rows_of([(slot, start, 1, 0) for slot in range(len(tokens))], readers),
+            rows=rows,
+            blocks=blocks,
             choices=choices,
             bans=table(BAN, []),
             counts=table(COUNT, []),
@@ -120,18 +125,40 @@ class Subject:
         )
 
 
-def rows_of(
-    spans: Sequence[tuple[int, int, int, int]], readers: Sequence[Reader], *, emits: bool = True
-) -> Table:
-    """Rows of a step, for each reader those of all spans: slot, start, length, adapter index."""
+def pool_of(sequences: int, context: int) -> int:
+    """Blocks that so many sequences need for both readers."""
+    return len(BOTH) * sequences * blocks_for(context)
+
+
+def fed(
+    spans: Sequence[tuple[int, int, int, int]],
+    readers: Sequence[Reader],
+    sequences: int,
+    *,
+    emits: bool = True,
+) -> tuple[Table, Int32Array]:
+    """Rows of a step and their blocks, for each reader those of all spans.
+
+    Args:
+        spans: sequence, start, length, adapter index.
+        readers: whose rows.
+        sequences: that there are: their blocks are those of sequences that grow side by side.
+        emits: whether the logits are wanted.
+    """
     rows = np.zeros((len(readers), len(spans)), ROW)
-    rows["slot"], rows["start"], rows["length"], rows["adapter"] = np.array(spans).T
+    rows["start"], rows["length"], rows["adapter"] = np.array(spans)[:, 1:].T
     rows["strength"], rows["emits"] = 1, emits
     for place, reader in enumerate(readers):
         rows[place]["reader"] = reader
         if reader is Reader.BASE:
             rows[place]["adapter"] = NONE
-    return rows.reshape(-1)
+    tables = [
+        np.arange(blocks_for(start + length), dtype=np.int32) * (len(BOTH) * sequences)
+        + (reader * sequences + sequence)
+        for reader in readers
+        for sequence, start, length, _ in spans
+    ]
+    return rows.reshape(-1), np.concatenate(tables)
 
 
 def made_up_model(

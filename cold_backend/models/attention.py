@@ -1,7 +1,7 @@
-"""Attention over packed rows and KV-cache slots, plugged into transformers' models.
+"""Attention over packed rows and blocks of the KV cache, plugged into transformers' models.
 
 A forward runs all tokens of a step as one packed row. Everything but attention treats tokens
-independently; attention is done here, sequence by sequence, against the sequence's slot.
+independently; attention is done here, sequence by sequence, over the sequence's blocks.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from cold_backend.contract import BLOCK_TOKENS
+from cold_backend.models.batch import Batch
 from cold_backend.models.kv_cache import KVCache
 from cold_backend.models.masks import MaskRule, keep_rule, window_rule
 from cold_backend.refusal import UnsupportedError
+from cold_kernels.blocks import BlockTable, places_of, tables_of
 
 ATTENTION_NAME = "cold_packed"
 
@@ -35,18 +38,18 @@ class PackedRow:
     """One sequence's tokens within a forward.
 
     Attributes:
-        slot: KV-cache slot.
-        start: tokens that the slot holds already.
+        table: its blocks of the KV cache.
+        start: tokens that these hold already.
         tokens: where the row's tokens are in the packed forward.
     """
 
-    slot: int
+    table: BlockTable
     start: int
     tokens: slice
 
     @property
     def end(self) -> int:
-        """Tokens that the slot holds afterwards."""
+        """Tokens that the blocks hold afterwards."""
         return self.start + self.tokens.stop - self.tokens.start
 
 
@@ -57,11 +60,13 @@ class PackedBatch:
     Attributes:
         cache: keys and values of all sequences.
         rows: of this forward.
+        places: [T] of all rows' tokens, see `cold_kernels.blocks.places_of`.
         calls: how often each layer has asked for attention; some models have several in a layer.
     """
 
     cache: KVCache
     rows: tuple[PackedRow, ...]
+    places: Tensor
     calls: Counter[int] = field(default_factory=Counter)
 
 
@@ -114,14 +119,17 @@ class _StateError(UnsupportedError, AttributeError):
     """For the model's code no such attribute, for ours a reason to refuse the model."""
 
 
-def packed_rows(spans: Tensor) -> tuple[PackedRow, ...]:
-    """From a batch's spans, [R, 3]."""
+def packed_batch(batch: Batch, cache: KVCache) -> PackedBatch:
+    """What attention needs to know of a batch."""
+    device = batch.tokens.device
+    tables = tables_of(batch.spans, batch.blocks, BLOCK_TOKENS, device)
     rows = []
     first = 0
-    for slot, start, length in spans.tolist():
-        rows.append(PackedRow(slot, start, slice(first, first + length)))
+    for table, (_, start, length) in zip(tables, batch.spans.tolist(), strict=True):
+        rows.append(PackedRow(table, start, slice(first, first + length)))
         first += length
-    return tuple(rows)
+    places = places_of(batch.spans, batch.blocks, BLOCK_TOKENS).to(device)
+    return PackedBatch(cache, tuple(rows), places)
 
 
 def packed_attention(
@@ -137,7 +145,7 @@ def packed_attention(
     s_aux: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of every row against its own slot, as transformers calls it.
+    """Attention of every row over its own blocks, as transformers calls it.
 
     Shape: query [1, heads, T, D]; key, value [1, kv_heads, T, D']. Returns [1, T, heads, D'].
     Mutates: the cache, which receives key and value.
@@ -151,11 +159,10 @@ def packed_attention(
     layer: int = module.layer_idx  # type: ignore[assignment]
     place = layer, packed.calls[layer]
     packed.calls[layer] += 1
+    stored = packed.cache.write(place, packed.places, key[0], value[0])
     out = query.new_empty((query.shape[2], query.shape[1], value.shape[3]))  # [T, heads, D']
     for row in packed.rows:
-        keys, values = packed.cache.append(
-            place, row.slot, row.start, key[0, :, row.tokens], value[0, :, row.tokens]
-        )
+        keys, values = (row.table.read(pool, row.end) for pool in stored)
         first, mask = rule.part(row.start, row.end)
         attended = _attend_row(
             query[0, :, row.tokens], keys[:, first:], values[:, first:], mask, scale, softcap, s_aux

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cold_backend.contract import Int64Array, Table
+from cold_backend.contract import BLOCK_TOKENS, Int32Array, Int64Array, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,9 @@ class Batch:
         positions: [T] int64 position of each token in its sequence.
         adapters: of the T tokens.
         last: [E] int64, where the last token of each row is whose logits are wanted.
-        spans: [R, 3] int32, in the CPU's memory: KV-cache slot, tokens that it holds already,
-            tokens of the row.
+        spans: [R, 3] int32, in the CPU's memory: where the row's blocks begin, tokens that they
+            hold already, tokens of the row.
+        blocks: [B] int32, in the CPU's memory: the blocks of each row, row after row.
     """
 
     tokens: Tensor
@@ -51,19 +52,22 @@ class Batch:
     adapters: TokenAdapters
     last: Tensor
     spans: Tensor
+    blocks: Tensor
 
     @classmethod
-    def of(cls, tokens: Int64Array, rows: Table, device: torch.device) -> Batch:
-        """From a step's tokens [T] and rows [R] of ROW."""
+    def of(cls, tokens: Int64Array, rows: Table, blocks: Int32Array, device: torch.device) -> Batch:
+        """From a step's tokens [T], rows [R] of ROW and blocks [B]."""
 
         def tensor(array: npt.NDArray[Any]) -> Tensor:
             return torch.from_numpy(array).to(device)
 
         lengths = rows["length"]
         ends = np.cumsum(lengths, dtype=np.int64)
-        # Token t of all is at position t - (tokens before its row) + (tokens in its slot).
+        # Token t of all is at position t - (tokens before its row) + (tokens in its blocks).
         shifts = rows["start"] - (ends - lengths)
-        spans = np.stack((rows["slot"], rows["start"], lengths), axis=1)
+        counts = block_counts(rows)
+        begins = np.cumsum(counts, dtype=np.int32) - counts
+        spans = np.stack((begins, rows["start"], lengths), axis=1)
         return cls(
             tokens=tensor(tokens),
             positions=tensor(np.arange(len(tokens)) + np.repeat(shifts, lengths)),
@@ -73,4 +77,11 @@ class Batch:
             ),
             last=tensor(ends[rows["emits"] != 0] - 1),
             spans=torch.from_numpy(spans),
+            blocks=torch.from_numpy(blocks),
         )
+
+
+def block_counts(rows: Table) -> Int32Array:
+    """[R] how many blocks each of the rows [R] of ROW has."""
+    counts: Int32Array = -(-(rows["start"] + rows["length"]) // BLOCK_TOKENS)
+    return counts

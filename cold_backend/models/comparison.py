@@ -2,7 +2,8 @@
 
 Whether an architecture can run packed is not told by its name: layers may keep a state of their
 own, masks may have other shapes, positions may be counted elsewhere. All of it shows in the logits
-of two texts that are fed as a server feeds them: side by side, in pieces, in used slots.
+of two texts that are fed as a server feeds them: side by side, in pieces, in blocks that are
+scattered and used already.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cold_backend.adapters.adapter import Adapter
-from cold_backend.contract import NONE, ROW, Table
+from cold_backend.contract import NONE, ROW, Int32Array, Table, blocks_for
 from cold_backend.errors import ConfigError
 from cold_backend.models.batch import Batch
 from cold_backend.models.kv_cache import KVCache
@@ -38,10 +39,10 @@ _WORST = 3
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Tokens of a text that one forward feeds."""
+    """Tokens of a text that one forward feeds, into the blocks of one of the texts."""
 
     text: int
-    slot: int
+    blocks_of: int
     start: int
     end: int
 
@@ -102,12 +103,15 @@ class Comparison:
 
     def _try(self, network: Network, trial: _Trial) -> None:
         own = self._logits, trial.logits
-        cache = KVCache(2, len(self._texts[0]))
+        lengths = len(self._texts[0]), len(self._texts[1])
+        tables = _tables(*map(blocks_for, lengths))
+        cache = KVCache(sum(map(len, tables)))
         errors: dict[_Piece, float] = {}
-        for pieces in _schedule(*(len(text) for text in self._texts)):
+        for pieces in _schedule(*lengths):
             rows = _rows(pieces, trial.index)
             tokens = np.concatenate([self._texts[p.text][p.start : p.end] for p in pieces])
-            packed = network.forward(Batch.of(tokens, rows, network.device), cache)
+            blocks = np.concatenate([tables[p.blocks_of][: blocks_for(p.end)] for p in pieces])
+            packed = network.forward(Batch.of(tokens, rows, blocks, network.device), cache)
             for piece, logits in zip(pieces, packed, strict=True):
                 errors[piece] = _difference(logits, own[piece.text][piece.end - 1])
         if not cache.bytes:
@@ -174,19 +178,26 @@ def _difference(packed: Tensor, own: Tensor) -> float:
 
 
 def _schedule(long: int, short: int) -> Iterator[list[_Piece]]:
-    """Both texts in turns, pieces of many tokens beside single ones; then in each other's slots."""
+    """Both texts in turns, many tokens beside single ones; then each in the other's blocks."""
     middle = long // 2
     steps = [
-        ([1, 0], [(0, 0, middle), (1, 0, 3)]),
-        ([1, 0], [(1, 3, short - 1), (0, middle, middle + 1)]),
-        ([1, 0], [(0, middle + 1, long), (1, short - 1, short)]),
-        ([0, 1], [(0, 0, 5), (1, 0, 5)]),
+        ([0, 1], [(0, 0, middle), (1, 0, 3)]),
+        ([0, 1], [(1, 3, short - 1), (0, middle, middle + 1)]),
+        ([0, 1], [(0, middle + 1, long), (1, short - 1, short)]),
+        ([1, 0], [(0, 0, 5), (1, 0, 5)]),
     ]
     lengths = long, short
-    for slots, cuts in steps:
-        cut = [_Piece(t, slots[t], max(0, a), min(b, lengths[t])) for t, a, b in cuts]
+    for blocks_of, cuts in steps:
+        cut = [_Piece(t, blocks_of[t], max(0, a), min(b, lengths[t])) for t, a, b in cuts]
         if pieces := [piece for piece in cut if piece.start < piece.end]:
             yield pieces
+
+
+def _tables(long: int, short: int) -> tuple[Int32Array, Int32Array]:
+    """The blocks of both texts, which have so many: among each other, none before the next."""
+    falling = np.arange(long + short, dtype=np.int32)[::-1]
+    of_short = np.isin(falling, 2 * np.arange(short) + 1)
+    return falling[~of_short], falling[of_short]
 
 
 def _put(network: Network, index: int, adapter: Adapter) -> None:
@@ -196,7 +207,6 @@ def _put(network: Network, index: int, adapter: Adapter) -> None:
 
 def _rows(pieces: list[_Piece], adapter: int) -> Table:
     rows = np.zeros(len(pieces), ROW)
-    rows["slot"] = [piece.slot for piece in pieces]
     rows["start"] = [piece.start for piece in pieces]
     rows["length"] = [piece.end - piece.start for piece in pieces]
     rows["adapter"] = [adapter if piece.text else NONE for piece in pieces]

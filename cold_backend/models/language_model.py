@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +21,7 @@ from cold_backend.contract import (
     NONE,
     ROW,
     BytesArray,
+    Int32Array,
     Int64Array,
     Reader,
     Table,
@@ -28,7 +29,7 @@ from cold_backend.contract import (
     unpack_changes,
 )
 from cold_backend.models.adapter_loads import AdapterLoads
-from cold_backend.models.batch import Batch
+from cold_backend.models.batch import Batch, block_counts
 from cold_backend.models.kv_cache import KVCache
 
 _log = logging.getLogger(__name__)
@@ -66,14 +67,17 @@ class LanguageModel:
     """A network, the KV cache of its contexts, and the readers whose rows it runs.
 
     With several readers, the rows of all of them are one forward: expert and base share every read
-    of the weights. Each reader has slots of its own.
+    of the weights. Their contexts share one pool of blocks.
 
     Args:
         network: the base model, with adapters or without.
         readers: whose rows of a step this model runs.
-        slots: contexts that the KV cache holds, of each reader.
-        context: tokens of one.
+        blocks: how many the KV cache shall have, of so many bytes each.
         store: has adapters that are put in while the model runs; None if none are.
+
+    Attributes:
+        blocks: that the KV cache has.
+        bytes: of its memory.
     """
 
     def __init__(
@@ -81,17 +85,18 @@ class LanguageModel:
         network: Network,
         readers: tuple[Reader, ...],
         *,
-        slots: int,
-        context: int,
+        blocks: Callable[[int], int],
         store: AdapterStore | None = None,
     ) -> None:
         self._network = network
         self._store = store
         self._loads = AdapterLoads(network.put_adapter, store)
         self._stepped_s = time.monotonic()
-        self._first_slots = {reader: place * slots for place, reader in enumerate(readers)}
-        self.cache = KVCache(slots * len(readers), context)
-        self._warm_up(readers[0])
+        self._readers = readers
+        self.blocks = blocks(self._warm_up(KVCache(1)))
+        self._cache = KVCache(self.blocks)
+        self.bytes = self._warm_up(self._cache)
+        _log.info("%s: %d MB of KV cache", type(network).__name__, self.bytes // 10**6)
 
     @torch.inference_mode()
     def load_adapters(self, changes: BytesArray, *, alone: bool = False) -> BytesArray:
@@ -120,43 +125,44 @@ class LanguageModel:
         return pack_reports(reports)
 
     @torch.inference_mode()
-    def copy_slots(self, copies: Table) -> None:
+    def copy_blocks(self, copies: Table) -> None:
         """Copies what `Step.copies` names, for the readers whose rows this model runs.
 
         Mutates: the KV cache.
         """
-        for copy in copies:
-            first = self._first_slots.get(copy["reader"])
-            if first is not None:
-                source, target = int(copy["source"]) + first, int(copy["target"]) + first
-                self.cache.copy(source, target, int(copy["start"]), int(copy["end"]))
+        mine = copies[np.isin(copies["reader"], self._readers)]
+        if len(mine):
+            self._cache.copy(mine["source"].tolist(), mine["target"].tolist())
 
     @torch.inference_mode()
-    def forward(self, tokens: Int64Array, rows: Table) -> Tensor:
+    def forward(self, tokens: Int64Array, rows: Table, blocks: Int32Array) -> Tensor:
         """Runs the rows of this model's readers.
 
         Args:
             tokens: [T], as in `Step`.
             rows: [R] of ROW, as in `Step`.
+            blocks: [B], as in `Step`.
 
         Returns:
             [E', V] logits after the last token of each of these rows that emits, in their order.
 
         Mutates: the KV cache.
         """
-        mine = np.isin(rows["reader"], [*self._first_slots])
+        mine = np.isin(rows["reader"], self._readers)
         if not mine.all():
-            tokens, rows = tokens[np.repeat(mine, rows["length"])], rows[mine]
+            tokens = tokens[np.repeat(mine, rows["length"])]
+            blocks = blocks[np.repeat(mine, block_counts(rows))]
+            rows = rows[mine]
         if not len(tokens):
             return torch.empty((0, self._network.vocab_size), device=self._network.device)
-        placed = rows.copy()
-        for reader, first in self._first_slots.items():
-            placed["slot"][rows["reader"] == reader] += first
-        return self._network.forward(Batch.of(tokens, placed, self._network.device), self.cache)
+        batch = Batch.of(tokens, rows, blocks, self._network.device)
+        return self._network.forward(batch, self._cache)
 
-    def _warm_up(self, reader: Reader) -> None:
-        """Runs one token, which takes the KV cache's memory."""
+    @torch.inference_mode()
+    def _warm_up(self, cache: KVCache) -> int:
+        """Runs one token, which takes the cache's memory; returns how many bytes it is."""
         row = np.zeros(1, ROW)
-        row["reader"], row["length"], row["adapter"] = reader, 1, NONE
-        self.forward(np.zeros(1, np.int64), row)
-        _log.info("%s: %d MB of KV cache", type(self._network).__name__, self.cache.bytes // 10**6)
+        row["length"], row["adapter"] = 1, NONE
+        tokens, blocks = np.zeros(1, np.int64), np.zeros(1, np.int32)
+        self._network.forward(Batch.of(tokens, row, blocks, self._network.device), cache)
+        return cache.bytes

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cold_backend.adapters.adapter import Adapter
 from cold_backend.models.batch import Batch
-from cold_backend.models.kv_cache import KVCache, padded
+from cold_backend.models.kv_cache import KVCache
 from cold_backend.models.lora import AdapterSet
 from cold_backend.models.projection import Projection
 from cold_kernels import Ops
@@ -69,7 +69,7 @@ class Llama:
         self._epsilon: float = config.rms_norm_eps
         self._head_width = _head_width(config)
         self._kv_heads: int = config.num_key_value_heads
-        self._cosine, self._sine = _angles(model, padded(context))  # [C, D / 2]
+        self._cosine, self._sine = _angles(model, context)  # [C, D / 2]
         self._norm: Tensor = model.model.norm.weight
         self._embeddings: Tensor | None = (
             None if _is_tied(model) else model.model.embed_tokens.weight
@@ -86,11 +86,10 @@ class Llama:
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """See `Network`."""
         ops, adapters = self._ops, batch.adapters
-        angles = self._cosine[: cache.context], self._sine[: cache.context]
         hidden, delta = self._embed(batch.tokens), None  # [T, H]
         for number, layer in enumerate(self._layers):
             x = ops.add_rms_norm(hidden, delta, layer.input_norm, self._epsilon)
-            attended = self._attend(number, layer, layer.qkv(x, adapters), angles, batch, cache)
+            attended = self._attend(number, layer, layer.qkv(x, adapters), batch, cache)
             if layer is self._layers[-1] and len(batch.last) < len(adapters):
                 # Nothing looks at the other tokens any more.
                 hidden, attended = hidden[batch.last], attended[batch.last]
@@ -113,13 +112,7 @@ class Llama:
         return self._embeddings[tokens]
 
     def _attend(
-        self,
-        number: int,
-        layer: _Layer,
-        qkv: Tensor,
-        angles: tuple[Tensor, Tensor],
-        batch: Batch,
-        cache: KVCache,
+        self, number: int, layer: _Layer, qkv: Tensor, batch: Batch, cache: KVCache
     ) -> Tensor:
         """[T, (Q + 2 * G) * D] -> [T, Q * D]"""
         if layer.query_norm is not None and layer.key_norm is not None:
@@ -127,11 +120,9 @@ class Llama:
             self._norm_heads(queries, layer.query_norm)
             self._norm_heads(keys, layer.key_norm)
         width = self._head_width
-        by_token = self._ops.packing.values_by_token
-        slots = cache.layer(
-            number, self._kv_heads, width, width, like=qkv, values_by_token=by_token
-        )
-        return self._ops.attend(qkv, *angles, *slots, batch.spans, width**-0.5)
+        pools = cache.layer(number, self._kv_heads, width, width, like=qkv)
+        where = batch.spans, batch.blocks
+        return self._ops.attend(qkv, self._cosine, self._sine, *pools, *where, width**-0.5)
 
     def _norm_heads(self, heads: Tensor, weight: Tensor) -> None:
         flat = heads.reshape(-1, self._head_width)

@@ -18,8 +18,9 @@ from cold_backend.models.attention import ATTENTION_NAME
 from cold_backend.models.lora import AdapterSet, embedding_factor
 from cold_backend.refusal import UnsupportedError
 
-_SHORT = 9  # tokens of the second text
-_LONG = 16  # of the first, at least
+# Of more than one block each.
+_SHORT = 19  # tokens of the second text
+_LONG = 36  # of the first, at least
 _LONGEST = 320
 _FLOP = 2e11  # of a forward over the first text, at most
 _MOST_ADAPTERS = 3

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cold_backend.adapters.adapter import Adapter
 from cold_backend.contract import NONE, ROW
-from cold_backend.models.attention import PackedBatch, PackedState, packed_rows, running
+from cold_backend.models.attention import PackedState, packed_batch, running
 from cold_backend.models.batch import Batch
 from cold_backend.models.kv_cache import KVCache
 from cold_backend.models.lora import LoraBank
@@ -39,7 +39,7 @@ class PackedTransformer:
         if self._lora is not None:
             self._lora.tokens = batch.adapters
             self._lora.last = batch.adapters.take(batch.last)
-        with running(PackedBatch(cache, packed_rows(batch.spans))):
+        with running(packed_batch(batch, cache)):
             output = self._model(
                 input_ids=batch.tokens[None],  # [1, T]
                 position_ids=batch.positions[None],  # [1, T]
@@ -67,10 +67,12 @@ def try_architecture(model: nn.Module) -> None:
         UnsupportedError: the code asks for what is not done here.
     """
     rows = np.zeros(2, ROW)
-    rows["slot"], rows["length"], rows["emits"], rows["adapter"] = (0, 1), (2, 1), 1, NONE
+    rows["length"], rows["emits"], rows["adapter"] = (2, 1), 1, NONE
+    blocks = np.arange(2, dtype=np.int32)
     try:
         network = PackedTransformer(model.to("meta"), None)
-        network.forward(Batch.of(np.ones(3, np.int64), rows, network.device), KVCache(2, 16))
+        batch = Batch.of(np.ones(3, np.int64), rows, blocks, network.device)
+        network.forward(batch, KVCache(len(blocks)))
     except UnsupportedError:
         raise
     except Exception as error:  # of code that looks at values; it is tried when they are there

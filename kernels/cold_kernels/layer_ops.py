@@ -84,22 +84,25 @@ class Attend(Protocol):
         keys: Tensor,
         values: Tensor,
         rows: Tensor,
+        blocks: Tensor,
         scale: float,
     ) -> Tensor:
-        """Causal attention of packed rows, each against the cache slot of its own sequence.
+        """Causal attention of packed rows, each over the blocks of its own sequence.
 
         Semantics: queries and keys are turned by the angles of their positions (rotary embedding,
-        arXiv 2104.09864, halves as in GPT-NeoX); keys and values go into the slot; a query attends
-        to its slot up to its own position, softmax(scale * q . k) in float32. Query heads share
-        key heads in equal groups (arXiv 2305.13245).
+        arXiv 2104.09864, halves as in GPT-NeoX); keys and values go into the row's blocks, whose
+        i-th one holds the tokens from 16 * i on; a query attends to these up to its own position,
+        softmax(scale * q . k) in float32. Query heads share key heads in equal groups
+        (arXiv 2305.13245). What a block's number is changes no bit.
 
-        Shape: qkv [T, (Q + 2 * G) * D], queries, keys, values; cosine, sine [C, D / 2]; keys,
-            values [slots, G, C, D], C and D multiples of 16, within a slot's head in an order of
-            the implementation's own (`Packing.values_by_token`); rows [R, 3] of slot, tokens that
-            it holds already, tokens of this row. Returns [T, Q * D].
+        Shape: qkv [T, (Q + 2 * G) * D], queries, keys, values; cosine, sine [C, D / 2], C beyond
+            every position; keys, values [G, N, 16, D], D a multiple of 16, of N blocks, within a
+            head's block in an order of the implementation's own; rows [R, 3] of where the row's
+            block numbers begin in `blocks`, tokens that they hold already, tokens of this row;
+            blocks [B] below N, of each row as many as its tokens need. Returns [T, Q * D].
         DType: qkv, keys, values float16, bfloat16 or float32, all the same; cosine, sine float32;
-            rows int32, in the CPU's memory.
-        Mutates: keys, values. No two rows have the same slot.
+            rows, blocks int32, in the CPU's memory.
+        Mutates: keys, values. Rows may share blocks that no row writes to.
         """
         ...
 
@@ -113,7 +116,7 @@ SCHEMAS = {
     "silu_multiply": "(Tensor gate_up) -> Tensor",
     "attend": (
         "(Tensor qkv, Tensor cosine, Tensor sine, Tensor(a!) keys, Tensor(b!) values, Tensor rows, "
-        "float scale) -> Tensor"
+        "Tensor blocks, float scale) -> Tensor"
     ),
 }
 
@@ -135,7 +138,7 @@ def _fake_silu_multiply(gate_up: Tensor) -> Tensor:
 def _fake_attend(
     qkv: Tensor, _cosine: Tensor, _sine: Tensor, keys: Tensor, *_: Tensor | float
 ) -> Tensor:
-    heads, width = keys.shape[1], keys.shape[3]
+    heads, width = keys.shape[0], keys.shape[3]
     return qkv.new_empty((qkv.shape[0], qkv.shape[1] - 2 * heads * width))
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cold_kernels.blocks import places_of, positions_of, tables_of, write_tokens
 from cold_kernels.ops import LoraApply
 
 
@@ -73,24 +74,24 @@ def attend(
     keys: Tensor,
     values: Tensor,
     rows: Tensor,
+    blocks: Tensor,
     scale: float,
 ) -> Tensor:
     """See `layer_ops.Attend`."""
-    _, heads, _, width = keys.shape
+    heads, _, block, width = keys.shape
     tokens = len(qkv)
     query, key, value = qkv.split([qkv.shape[1] - 2 * heads * width, *[heads * width] * 2], dim=1)
-    spans = rows.tolist()
-    at = torch.cat([torch.arange(start, start + n) for _, start, n in spans]).to(qkv.device)
+    at, places = torch.stack((positions_of(rows), places_of(rows, blocks, block))).to(qkv.device)
     turns = cosine[at][:, None], sine[at][:, None]  # [T, 1, D / 2]
     query = _turned(query.reshape(tokens, -1, width), *turns)
     key = _turned(key.reshape(tokens, heads, width), *turns)
-    value = value.reshape(tokens, heads, width)
+    write_tokens(keys, places, key.transpose(0, 1))
+    write_tokens(values, places, value.reshape(tokens, heads, width).transpose(0, 1))
+    tables = tables_of(rows, blocks, block, qkv.device)
     parts = []
     first = 0
-    for slot, start, length in spans:
-        here, end = slice(first, first + length), start + length
-        keys[slot, :, start:end] = key[here].transpose(0, 1)
-        values[slot, :, start:end] = value[here].transpose(0, 1)
+    for (_, start, length), table in zip(rows.tolist(), tables, strict=True):
+        end = start + length
         # One query sees all keys; those of a prompt's beginning are what is_causal is made for.
         # A mask bars torch's fastest kernels.
         seen = None
@@ -98,9 +99,9 @@ def attend(
             seen = torch.ones(length, end, dtype=torch.bool, device=qkv.device).tril(start)
         parts.append(
             functional.scaled_dot_product_attention(
-                query[None, here].transpose(1, 2),  # [1, Q, n, D]
-                keys[slot : slot + 1, :, :end],
-                values[slot : slot + 1, :, :end],
+                query[None, first : first + length].transpose(1, 2),  # [1, Q, n, D]
+                table.read(keys, end)[None],
+                table.read(values, end)[None],
                 attn_mask=seen,
                 is_causal=length > 1 and not start,
                 scale=scale,

@@ -20,14 +20,11 @@ class Packing:
         pack: lays out a matrix [M, N], N even. Mutates: the matrix, whose memory it may keep.
         take_rows: rows [T, N] of a packed matrix, by their numbers [T].
         pack_adapters: lays out adapters' matrices a [L, K, N] and b [L, K, M].
-        values_by_token: a view [slots, n, C, W] of the values [slots, G, C, D] that `attend` keeps.
-            In it, and in the keys as they are, 16 tokens from a multiple of 16 lie together.
     """
 
     pack: Callable[[Tensor], Tensor]
     take_rows: Callable[[Tensor, Tensor], Tensor]
     pack_adapters: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    values_by_token: Callable[[Tensor], Tensor]
 
 
 def _pack_panels(matrix: Tensor) -> Tensor:
@@ -64,19 +61,13 @@ def _pack_adapter_panels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return _pack_panels(a.flatten(0, 1)), _pack_panels(b.mT.flatten(0, 1))
 
 
-def _panels_by_token(values: Tensor) -> Tensor:
-    """A head's values are packed the other way round, [D, C]."""
-    return values.view(len(values), -1, values.shape[2], _LANES)
-
-
 def _plain(matrix: Tensor) -> Tensor:
     return matrix.contiguous()
 
 
-PANELS = Packing(_pack_panels, _take_panel_rows, _pack_adapter_panels, _panels_by_token)
+PANELS = Packing(_pack_panels, _take_panel_rows, _pack_adapter_panels)
 PLAIN = Packing(
     pack=_plain,
     take_rows=lambda matrix, rows: matrix[rows],
     pack_adapters=lambda a, b: (_plain(a), _plain(b)),
-    values_by_token=lambda values: values,
 )

@@ -192,43 +192,148 @@ def test_broken_activations_stay_broken(implementation: Implementation) -> None:
     assert implementation.ops.silu_multiply(gate_up).isnan().all()
 
 
+BLOCK = 16
 SPANS = [
-    [[2, 0, 7], [0, 0, 1], [3, 0, 20]],  # slot, tokens before, new tokens
+    [[2, 0, 7], [0, 0, 1], [3, 0, 20]],  # context, tokens before, new tokens
     [[0, 1, 30], [2, 7, 1], [3, 20, 5], [1, 0, 48]],
     [[3, 25, 1], [2, 8, 1], [0, 31, 2]],
-    [[1, 0, 3]],  # a slot used again
+    [[1, 0, 3]],  # blocks used again
 ]
+GROUPS = pytest.mark.parametrize(
+    ("groups", "width"), [((3, 3), 64), ((1, 5), 32), ((2, 1), 16), ((1, 9), 48)]
+)
+# Of contexts of up to three blocks each: in order, one's among the others', anywhere.
+TABLES = {
+    "in order": [[3 * context + block for block in range(3)] for context in range(4)],
+    "in turns": [[4 * block + context for block in range(3)] for context in range(4)],
+    "anywhere": [[13, 2, 7], [9, 10, 0], [5, 4, 3], [11, 6, 12]],
+}
+
+
+class Pool:
+    """Keys and values, and the contexts that have blocks of them."""
+
+    def __init__(
+        self,
+        implementation: Implementation,
+        dtype: torch.dtype,
+        groups: tuple[int, int],
+        width: int,
+        tables: list[list[int]],
+        positions: int = 48,
+    ) -> None:
+        self.heads, self.group = groups
+        self.width = width
+        self.tables = tables
+        self.angles = random(positions, width // 2, seed=0, dtype=torch.float32) * 6
+        self._attend, self._on = implementation.ops.attend, implementation.device
+        # What a block held before must not matter, whatever it was.
+        count = 1 + max(map(max, tables))
+        shape = (2, self.heads, count, BLOCK, width)
+        self.stored = torch.full(shape, math.nan, dtype=dtype, device=self._on)
+
+    def tokens(self, count: int, seed: int) -> Tensor:
+        """New ones, [count, (heads * group + 2 * heads) * width]."""
+        columns = (self.group + 2) * self.heads * self.width
+        return random(count, columns, seed=seed, dtype=self.stored.dtype)
+
+    def attend(self, spans: list[list[int]], qkv: Tensor) -> Tensor:
+        """Feeds tokens to contexts."""
+        rows, blocks = [], list[int]()
+        for context, start, length in spans:
+            rows.append([len(blocks), start, length])
+            blocks += self.tables[context][: -(-(start + length) // BLOCK)]
+        on = self._on
+        turns = self.angles.cos().to(on), self.angles.sin().to(on)
+        keys, values = self.stored
+        starts, numbers = (torch.tensor(part, dtype=torch.int32) for part in (rows, blocks))
+        scale = self.width**-0.5
+        return self._attend(qkv.to(on), *turns, keys, values, starts, numbers, scale).cpu()
 
 
 @BY_DTYPE
-@pytest.mark.parametrize(
-    ("groups", "width"), [((3, 3), 64), ((1, 5), 32), ((2, 1), 16), ((1, 9), 48)]
-)
+@GROUPS
+@pytest.mark.parametrize("tables", TABLES.values(), ids=TABLES)
 def test_attend(
-    implementation: Implementation, dtype: torch.dtype, groups: tuple[int, int], width: int
+    implementation: Implementation,
+    dtype: torch.dtype,
+    groups: tuple[int, int],
+    width: int,
+    tables: list[list[int]],
 ) -> None:
     """Prompts, chunks and single tokens of several sequences, step after step."""
-    on = implementation.device
-    (heads, group), context = groups, 48
-    angles = torch.rand(context, width // 2) * 6
-    tables = angles.cos().to(on), angles.sin().to(on)
-    # What a slot held before must not matter, whatever it was.
-    held = torch.full((2, 4, heads, context, width), math.nan, dtype=dtype, device=on)
-    stored = held[0], held[1]
+    pool = Pool(implementation, dtype, groups, width, tables)
     seen: dict[int, Tensor] = {}
     for step, spans in enumerate(SPANS):
-        tokens = sum(length for _, _, length in spans)
-        qkv = random(tokens, (group + 2) * heads * width, seed=step, dtype=dtype)
-        found = implementation.ops.attend(
-            qkv.to(on), *tables, *stored, torch.tensor(spans, dtype=torch.int32), width**-0.5
-        )
+        qkv = pool.tokens(sum(length for _, _, length in spans), step)
+        found = pool.attend(spans, qkv)
         parts = qkv.split([length for _, _, length in spans])
         expected = []
-        for (slot, start, _), part in zip(spans, parts, strict=True):
-            before = seen[slot][:start] if start else part[:0]
-            seen[slot] = torch.cat((before, part))
-            expected.append(attended(seen[slot], heads, group, width, angles)[start:])
+        for (context, start, _), part in zip(spans, parts, strict=True):
+            before = seen[context][:start] if start else part[:0]
+            seen[context] = torch.cat((before, part))
+            expected.append(attended(seen[context], *groups, width, pool.angles)[start:])
         check(found, torch.cat(expected))
+
+
+@BY_DTYPE
+@GROUPS
+@pytest.mark.parametrize("length", [15, 16, 17, 47, 48, 49, 65, 144])
+def test_where_blocks_are_changes_no_bit(
+    implementation: Implementation,
+    dtype: torch.dtype,
+    groups: tuple[int, int],
+    width: int,
+    length: int,
+) -> None:
+    """A prompt, a chunk and a token: in a run of blocks, and in blocks that fall and skip."""
+    count = -(-(length + 6) // BLOCK)
+    tables = [[*range(count)], [*range(3 * count, count, -2)]]
+    pool = Pool(implementation, dtype, groups, width, tables, length + 6)
+    for start, new in ((0, length), (length, 5), (length + 5, 1)):
+        qkv = pool.tokens(new, start)
+        in_run, elsewhere = (pool.attend([[context, start, new]], qkv) for context in (0, 1))
+        assert torch.equal(in_run, elsewhere)
+
+
+@BY_DTYPE
+@GROUPS
+@pytest.mark.parametrize("shared", [16, 32, 96])
+def test_rows_share_full_blocks(
+    implementation: Implementation,
+    dtype: torch.dtype,
+    groups: tuple[int, int],
+    width: int,
+    shared: int,
+) -> None:
+    """They go on as those that have these tokens in blocks of their own, and leave them as they
+    were."""
+    count = shared // BLOCK
+    same = [*range(count)]
+    own = [*range(count + 4, 2 * count + 4)]
+    tables = [[*same, count], [*same, count + 2], [*own, 2 * count + 4]]
+    pool = Pool(implementation, dtype, groups, width, tables, shared + 8)
+    prompt = pool.tokens(shared, 1)
+    pool.attend([[0, 0, shared], [2, 0, shared]], torch.cat((prompt, prompt)))
+    before = pool.stored[:, :, same].clone()
+    for start, new in ((shared, 7), (shared + 7, 1)):
+        first, second = pool.tokens(new, 2), pool.tokens(new, 3)
+        spans = [[context, start, new] for context in (0, 1, 2)]
+        found = pool.attend(spans, torch.cat((first, second, second))).chunk(3)
+        assert torch.equal(found[1], found[2])
+        assert not torch.equal(found[0], found[1])
+    assert torch.equal(pool.stored[:, :, same], before)
+
+
+@BY_DTYPE
+def test_a_block_is_copied_as_a_whole(implementation: Implementation, dtype: torch.dtype) -> None:
+    """Whatever its order within is: keys and values of one number to those of another."""
+    tables = [[4, 1], [2, 3]]
+    pool = Pool(implementation, dtype, (2, 3), 32, tables)
+    pool.attend([[0, 0, 23], [1, 0, 32]], pool.tokens(55, 1))
+    pool.stored[:, :, tables[1]] = pool.stored[:, :, tables[0]]
+    qkv = pool.tokens(5, 2)
+    assert torch.equal(*(pool.attend([[context, 23, 5]], qkv) for context in (0, 1)))
 
 
 def attended(qkv: Tensor, heads: int, group: int, width: int, angles: Tensor) -> Tensor:
@@ -251,16 +356,56 @@ def attended(qkv: Tensor, heads: int, group: int, width: int, angles: Tensor) ->
 
 
 @pytest.mark.parametrize(
-    ("spans", "complaint"),
-    [([[4, 0, 1]], "row 0 is beyond"), ([[0, 48, 1]], "beyond"), ([[0, 0, 2]], "beyond")],
+    ("row", "blocks", "complaint"),
+    [
+        ([0, 0, 2], [0], "row 0 is beyond the blocks, the angles or the tokens"),
+        ([0, 40, 1], [0, 1, 2], "beyond"),  # the angles
+        ([0, 16, 1], [0], "beyond"),
+        ([1, 0, 1], [0], "beyond"),
+        ([-1, 0, 1], [0], "beyond"),
+        ([0, -1, 1], [0], "beyond"),
+        ([0, 0, -1], [0], "beyond"),
+        ([0, 0, 1], [4], "blocks: must be at least 0 and below 4"),
+        ([0, 0, 1], [-1], "at least 0"),
+    ],
 )
-def test_native_attend_checks_its_rows(spans: list[list[int]], complaint: str) -> None:
-    ops = load_ops("native", torch.device("cpu"))
-    tables = torch.ones(48, 8), torch.ones(48, 8)
-    stored = torch.zeros(4, 1, 48, 16), torch.zeros(4, 1, 48, 16)
-    rows = torch.tensor(spans, dtype=torch.int32)
+def test_native_attend_checks_its_rows(row: list[int], blocks: list[int], complaint: str) -> None:
     with pytest.raises(RuntimeError, match=complaint):
-        ops.attend(torch.zeros(1, 48), *tables, *stored, rows, 1.0)
+        attend_natively(
+            rows=torch.tensor([row], dtype=torch.int32),
+            blocks=torch.tensor(blocks, dtype=torch.int32),
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"keys": torch.zeros(1, 4, 32, 16)}, "keys: shape must be"),
+        ({"keys": torch.zeros(1, 4, 16, 16).bfloat16()}, "keys: dtype must be"),
+        ({"values": torch.zeros(1, 3, 16, 16)}, "values: shape must be"),
+        ({"blocks": torch.zeros(1, dtype=torch.int64)}, "blocks: dtype must be"),
+        ({"blocks": torch.zeros(1, 1, dtype=torch.int32)}, "blocks: shape must be"),
+        ({"sine": torch.zeros(39, 8)}, "sine: shape must be"),
+        ({"qkv": torch.zeros(1, 50)}, "fit one another"),
+    ],
+)
+def test_native_attend_checks_its_inputs(change: dict[str, Tensor], complaint: str) -> None:
+    with pytest.raises(RuntimeError, match=complaint):
+        attend_natively(**change)
+
+
+def attend_natively(**change: Tensor) -> Tensor:
+    """A token of one head over four blocks, but for what is given."""
+    given = {
+        "qkv": torch.zeros(1, 48),
+        "cosine": torch.ones(40, 8),
+        "sine": torch.ones(40, 8),
+        "keys": torch.zeros(1, 4, 16, 16),
+        "values": torch.zeros(1, 4, 16, 16),
+        "rows": torch.tensor([[0, 0, 1]], dtype=torch.int32),
+        "blocks": torch.zeros(1, dtype=torch.int32),
+    }
+    return load_ops("native", torch.device("cpu")).attend(**(given | change), scale=1.0)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +453,7 @@ def test_registration(implementation: Implementation) -> None:
     check_op(ops.project.default, x, packed, None, **adapters, **tokens, widths=[32])
     check_op(ops.add_rms_norm.default, x, None, x[0].clone(), 1e-5)
     check_op(ops.silu_multiply.default, x)
-    stored = [torch.zeros(2, 1, 16, 16, device=on) for _ in "kv"]
+    stored = [torch.zeros(1, 2, 16, 16, device=on) for _ in "kv"]
     tables = torch.ones(16, 8, device=on), torch.ones(16, 8, device=on)
-    rows = torch.tensor([[1, 0, 3]], dtype=torch.int32)
-    check_op(ops.attend.default, torch.ones(3, 64, device=on), *tables, *stored, rows, 0.25)
+    where = (torch.tensor(part, dtype=torch.int32) for part in ([[0, 0, 3]], [1]))
+    check_op(ops.attend.default, torch.ones(3, 64, device=on), *tables, *stored, *where, 0.25)

@@ -16,11 +16,13 @@ from cold_backend.adapters.adapter import check_fit, find_adapter_stamp, load_ad
 from cold_backend.adapters.loader import AdapterLoader
 from cold_backend.adapters.store import AdapterStore
 from cold_backend.contract import (
+    BLOCK_TOKENS,
     COPY,
     NONE,
     AdapterChange,
     AdapterReport,
     Reader,
+    blocks_for,
     pack_changes,
     table,
     unpack_reports,
@@ -34,10 +36,11 @@ from cold_backend.models.llama import is_lean
 from cold_backend.models.lora import AdapterSet
 from cold_kernels import load_ops
 from tests.families import FAMILIES, VOCAB, make_adapter, make_model
-from tests.steps import BOTH, forward, rows
+from tests.steps import BOTH, SLOT_TOKENS, blocks, forward, pool_of, rows, slot_blocks
 
 CPU = torch.device("cpu")
-CONTEXT = 96
+CONTEXT = SLOT_TOKENS
+SLOTS = 4
 
 
 def packed(
@@ -56,7 +59,7 @@ def packed(
     adapters_of_model = AdapterSet(loaded, room, max_rank=6)
     network = checked_network(model, adapters_of_model, load_ops(kernels, CPU), CONTEXT)
     store = AdapterStore(AdapterLoader(empty_model(config), max_rank=6))
-    return LanguageModel(network, readers, slots=4, context=CONTEXT, store=store)
+    return LanguageModel(network, readers, blocks=lambda _: pool_of(SLOTS), store=store)
 
 
 def reference(
@@ -118,16 +121,13 @@ def test_expert_and_base_in_one_forward(family: str, kernels: str, tmp_path: Pat
     def step(start: int, length: int, seed: int) -> None:
         common = {"start": start, "length": length, "adapter": 0}
         amateurs = {"adapter": NONE, "reader": Reader.BASE}
-        of_step = np.concatenate(
-            (
-                rows(common | {"slot": 3}, common | {"slot": 0}),
-                rows(common | {"slot": 3} | amateurs, common | {"slot": 1} | amateurs),
-            )
-        )
+        experts = [common | {"slot": slot} for slot in (3, 0)]
+        columns = [*experts, *(common | {"slot": slot} | amateurs for slot in (3, 1))]
+        of_step = rows(*columns), blocks(*columns)
         ids = prompt(3 * length, seed)
         tokens = np.array([*ids[: 2 * length], *ids[:length], *ids[2 * length :]])
-        together = both.forward(tokens, of_step)
-        alone = [model.forward(tokens, of_step) for model in (expert, amateur)]
+        together = both.forward(tokens, *of_step)
+        alone = [model.forward(tokens, *of_step) for model in (expert, amateur)]
         assert [len(logits) for logits in alone] == [2, 2]
         torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
         assert (together[0] - together[2]).abs().max() > 0.1
@@ -190,10 +190,10 @@ def test_an_adapter_is_put_into_a_running_model(family: str, kernels: str, tmp_p
         ("gpt2", "native", torch.float32),
     ],
 )
-def test_a_copied_slot_goes_on_like_the_original(
+def test_copied_blocks_go_on_like_the_originals(
     family: str, kernels: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
-    """Copied whole, then from a token on, between slots that held something else."""
+    """All of a context, then those from a token on, over blocks that held something else."""
     base = make_model(family, tmp_path / "base")
     adapters = {"one": make_adapter(base, tmp_path / "adapter")}
     model = packed(base, adapters, (Reader.EXPERT, Reader.BASE), kernels, dtype=dtype)
@@ -205,8 +205,15 @@ def test_a_copied_slot_goes_on_like_the_original(
         return forward(model, ids, *(columns | {"slot": s} for s in slots), readers=BOTH)
 
     def copy(source: int, target: int, start: int, end: int, *readers: Reader) -> None:
-        columns = {"source": source, "target": target, "start": start, "end": end}
-        model.copy_slots(table(COPY, [columns | {"reader": reader} for reader in readers]))
+        part = slice(start // BLOCK_TOKENS, blocks_for(end))
+        copies = []
+        for reader in readers:
+            pairs = zip(
+                *(slot_blocks(slot, reader)[part].tolist() for slot in (source, target)),
+                strict=True,
+            )
+            copies += [{"reader": reader, "source": s, "target": t} for s, t in pairs]
+        model.copy_blocks(table(COPY, copies))
 
     feed(prompt(3 * 45, 4), 0, 0, 2, 3)
     feed(prompt(21, 1), 0, 1)
@@ -353,15 +360,13 @@ def test_an_adapter_in_several_strengths(
     ids, used = prompt(7, 4), [(0, 1.0), (0, 2.0), (1, 1.0), (0, 0.0), (NONE, 2.0), (NONE, 1.0)]
 
     of_step = rows(
-        *(
-            {"slot": slot, "length": 7, "adapter": index, "strength": strength}
-            for slot, (index, strength) in enumerate(used)
-        )
+        *({"length": 7, "adapter": index, "strength": strength} for index, strength in used)
     )
-    batch = Batch.of(np.array(ids * len(used)), of_step, CPU)
+    of_rows = np.arange(len(used), dtype=np.int32)
+    batch = Batch.of(np.array(ids * len(used)), of_step, of_rows, CPU)
     with torch.inference_mode():
         plain, twice, doubled_scale, off, base_strong, base_plain = network.forward(
-            batch, KVCache(len(used), CONTEXT)
+            batch, KVCache(len(used))
         )
 
     torch.testing.assert_close(twice, doubled_scale)
