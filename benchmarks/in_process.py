@@ -25,7 +25,16 @@ from benchmarks.measure import Generate, Generated
 from benchmarks.naive import ALPHA, BETA
 from benchmarks.resident import answer_questions
 from cold_backend.config import Settings, load_settings
-from cold_backend.contract import NONE, ROW, Reader, Step, StepResult, Table
+from cold_backend.contract import (
+    NONE,
+    ROW,
+    Int32Array,
+    Reader,
+    Step,
+    StepResult,
+    Table,
+    blocks_for,
+)
 from cold_backend.loading import load_adapter_lm, load_base_lm, load_fused
 from cold_backend.models.language_model import LanguageModel
 from cold_backend.offline import Cold
@@ -47,7 +56,7 @@ def main() -> None:
     loaded = {
         "fused_bytes": of_fused[0],
         "two_models_bytes": of_both[0],
-        "kv_cache_bytes": sum(model.cache.bytes for model in models),
+        "kv_cache_bytes": sum(model.bytes for model in models),
     }
     answer_questions(arms, loaded)
 
@@ -81,10 +90,10 @@ def forwards(model: LanguageModel, reader: Reader) -> Generate:
 
     def one(prompt: list[int], tokens: int) -> Generated:
         begun = time.perf_counter()
-        model.forward(np.array(prompt), _row(0, len(prompt), reader))
+        model.forward(np.array(prompt), *_row(0, len(prompt), reader))
         first = time.perf_counter()
         for number in range(tokens - 1):
-            model.forward(np.array(prompt[:1]), _row(len(prompt) + number, 1, reader))
+            model.forward(np.array(prompt[:1]), *_row(len(prompt) + number, 1, reader))
         return Generated([0] * tokens, first - begun, time.perf_counter() - begun)
 
     return lambda prompts, tokens: [one(prompt, tokens) for prompt in prompts]
@@ -105,11 +114,12 @@ def reading(size: int) -> Generate:
     return lambda prompts, tokens: [one(tokens) for _ in prompts]
 
 
-def _row(start: int, length: int, reader: Reader) -> Table:
+def _row(start: int, length: int, reader: Reader) -> tuple[Table, Int32Array]:
+    """A row, and its blocks."""
     row = np.zeros(1, ROW)
     row["reader"], row["start"], row["length"], row["emits"] = reader, start, length, 1
     row["adapter"], row["strength"] = 0 if reader is Reader.EXPERT else NONE, 1
-    return row
+    return row, np.arange(blocks_for(start + length), dtype=np.int32)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import matplotlib as mpl
+import numpy as np
 import torch
 
 # Run as a program, not as a module.
@@ -33,7 +34,7 @@ from benchmarks.in_process import Decoding
 from benchmarks.random_adapter import make_adapter
 from cold_backend.adapters.adapter import load_adapter
 from cold_backend.config import Settings
-from cold_backend.contract import NONE, Reader, Step, StepResult
+from cold_backend.contract import NONE, Reader, Step, StepResult, blocks_for
 from cold_backend.decoding.execution import FusedExecution
 from cold_backend.loading import network_of, ops_for
 from cold_backend.models.checkpoint import load_config, load_model
@@ -86,6 +87,7 @@ class Bench:
             adapters=dict.fromkeys(names, str(adapter)),
             dtype="bfloat16",
             max_context=_CONTEXT,
+            prefix_reuse=False,  # the adapters of rows are exchanged below
         )
         config = load_config(str(base_model))
         self._clock = Clock()
@@ -94,10 +96,8 @@ class Bench:
         adapters = AdapterSet([load_adapter(name, str(adapter)) for name in names])
         network = network_of(model, adapters, ops, _CONTEXT)
         both = (Reader.EXPERT, Reader.BASE)
-        slots = self._settings.max_sequences
-        self._execution = FusedExecution(
-            LanguageModel(network, both, slots=slots, context=_CONTEXT), ops
-        )
+        count = len(both) * self._settings.max_sequences * blocks_for(_CONTEXT)
+        self._execution = FusedExecution(LanguageModel(network, both, blocks=lambda _: count), ops)
 
     def parts_ms(self, streams: int, context: int, adapters: int = 1) -> dict[str, float]:
         """Median milliseconds of a decoding step, by part; with no adapter, LoRA is 0."""
@@ -121,8 +121,8 @@ class Bench:
         def execute(step: Step) -> StepResult:
             rows = step.rows.copy()
             of_expert = rows["reader"] == Reader.EXPERT
-            slots = rows["slot"][of_expert]
-            rows["adapter"][of_expert] = slots % adapters if adapters else NONE
+            numbers = np.arange(of_expert.sum())
+            rows["adapter"][of_expert] = numbers % adapters if adapters else NONE
             clock.now = defaultdict(float)
             clock.steps.append((len(step.choices), time.perf_counter(), clock.now))
             return self._execution.execute(dataclasses.replace(step, rows=rows))

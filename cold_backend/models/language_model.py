@@ -6,7 +6,6 @@ padding.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -31,8 +30,6 @@ from cold_backend.contract import (
 from cold_backend.models.adapter_loads import AdapterLoads
 from cold_backend.models.batch import Batch, block_counts
 from cold_backend.models.kv_cache import KVCache
-
-_log = logging.getLogger(__name__)
 
 _SHARE = 0.05  # of a step's time, for adapters that are put in beside it
 _PATIENCE_S = 0.02  # how long a step takes that is there for adapters alone
@@ -96,7 +93,6 @@ class LanguageModel:
         self.blocks = blocks(self._warm_up(KVCache(1)))
         self._cache = KVCache(self.blocks)
         self.bytes = self._warm_up(self._cache)
-        _log.info("%s: %d MB of KV cache", type(network).__name__, self.bytes // 10**6)
 
     @torch.inference_mode()
     def load_adapters(self, changes: BytesArray, *, alone: bool = False) -> BytesArray:

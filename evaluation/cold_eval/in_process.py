@@ -63,6 +63,7 @@ class InProcess:
                 max_context=max_context,
                 max_sequences=max_sequences,
                 max_step_tokens=max(256, 8 * max_sequences),
+                prefix_reuse=False,  # walks write into the same blocks
             )
             self.model = load_fused_lm(self._settings)
             ops = ops_for(self._settings, take_device(self._settings, 0))
@@ -121,8 +122,9 @@ class InProcess:
     def _walked(self, walks: list[AnyWalk]) -> Iterator[AnyWalk]:
         # The longest first, so that none is alone at the end.
         walks.sort(key=lambda walk: -walk.hypothesis.pending if walk.hypothesis else 0)
+        limits = self._settings
         walker: Walker[AnyWalk] = Walker(
-            self.model, self._settings.max_sequences, self._settings.max_step_tokens
+            self.model, limits.max_sequences, limits.max_context, limits.max_step_tokens
         )
         return walker.run(walks)
 

@@ -1,8 +1,8 @@
-"""Decodes many sequences at once, each able to go back to an earlier place in its KV-cache slot.
+"""Decodes many sequences at once, each able to go back to an earlier place in its KV cache.
 
-A walk visits, one after another, every continuation of one prompt that is wanted. What lies before
-a branch stays in the slot, so that nothing is computed twice: the next continuation begins where
-it leaves the common prefix.
+A walk visits, one after another, every continuation of one prompt that is wanted, in a slot: blocks
+for a whole context, which it keeps. What lies before a branch stays there, so that nothing is
+computed twice: the next continuation begins where it leaves the common prefix.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
-from cold_backend.engine.step_builder import Feed, build_step
+from cold_backend.adapters.served import ServedAdapter
+from cold_backend.contract import Reader, blocks_for
+from cold_backend.engine.step_builder import Feed, build_step, lengths_of
 from cold_backend.models.language_model import LanguageModel
 from cold_backend.requests.answer import FinishReason
 from cold_backend.requests.context import contexts_of
@@ -47,17 +49,19 @@ AnyWalk = TypeVar("AnyWalk", bound=Walk)
 
 
 class Walker(Generic[AnyWalk]):
-    """Runs walks, as many at once as the model has slots.
+    """Runs walks, as many at once as the model's blocks are enough for.
 
     Args:
         model: runs the rows of expert and base; its only adapter is that of all walks.
-        slots: of the model.
-        step_tokens: tokens of one step, at least as many as slots.
+        most: walks at once, at most.
+        context: tokens of one.
+        step_tokens: tokens of one step, at least as many as walks.
     """
 
-    def __init__(self, model: LanguageModel, slots: int, step_tokens: int) -> None:
+    def __init__(self, model: LanguageModel, most: int, context: int, step_tokens: int) -> None:
         self._model = model
-        self._free = list(range(slots))
+        self._blocks = blocks_for(context)
+        self._free = list(range(min(most, model.blocks // (len(Reader) * self._blocks))))
         self._step_tokens = step_tokens
 
     def run(self, walks: Iterable[AnyWalk]) -> Iterator[AnyWalk]:
@@ -76,31 +80,45 @@ class Walker(Generic[AnyWalk]):
     def _step(self, running: dict[int, AnyWalk]) -> list[int]:
         """One step of all; returns the slots of the walks that have ended."""
         feeds = self._plan(running)
-        step = build_step(feeds, [])
-        logits = self._model.forward(step.tokens, step.rows)
-        choosing = [feed.hypothesis for feed in feeds if feed.emits]
-        for feed in feeds:
-            feed.hypothesis.feed(feed.length)
+        step = build_step([*feeds.values()], [])
+        logits = self._model.forward(step.tokens, step.rows, step.blocks)
+        choosing = [running[slot] for slot, feed in feeds.items() if feed.emits]
+        for feed in feeds.values():
+            for context, length in zip(feed.hypothesis.contexts, feed.lengths, strict=True):
+                context.fed += length
         alpha = min(walk.alpha for walk in running.values())
         expert, base = logits[: len(choosing)], logits[len(choosing) :]
-        for hypothesis, view in zip(choosing, views(expert, base, alpha), strict=True):
-            running[hypothesis.contexts[0].slot].see(view)
+        for walk, view in zip(choosing, views(expert, base, alpha), strict=True):
+            walk.see(view)
         return [slot for slot, walk in running.items() if walk.hypothesis is None]
 
-    def _plan(self, running: dict[int, AnyWalk]) -> list[Feed]:
-        """A token of each walk that generates, then as much of the prompts as fits."""
+    def _plan(self, running: dict[int, AnyWalk]) -> dict[int, Feed]:
+        """By slot: a token of each walk that generates, then as much of the prompts as fits."""
         walking = []
         for slot, walk in running.items():
             if walk.hypothesis is not None:
-                _place(walk.hypothesis, slot)
-                walking.append(walk.hypothesis)
-        feeds, room = [], self._step_tokens
-        for hypothesis in sorted(walking, key=lambda one: one.pending > 1):
+                self._place(walk.hypothesis, slot)
+                walking.append((slot, walk.hypothesis))
+        feeds, room = {}, self._step_tokens
+        for slot, hypothesis in sorted(walking, key=lambda pair: pair[1].pending > 1):
             length = min(hypothesis.pending, room)
             if length:
-                feeds.append(Feed(hypothesis, length))
+                feeds[slot] = Feed(hypothesis, lengths_of(hypothesis, length))
                 room -= length
         return feeds
+
+    def _place(self, hypothesis: Hypothesis, slot: int) -> None:
+        """Gives a hypothesis a walk's slot, which has all but the last token of its output if it
+        has any. Mutates: the hypothesis, unless it has the slot."""
+        if hypothesis.contexts:
+            return
+        request = hypothesis.request
+        hypothesis.contexts = contexts_of(request, ServedAdapter(request.adapter), 0)
+        for number, context in enumerate(hypothesis.contexts):
+            first = (slot * len(Reader) + number) * self._blocks
+            context.blocks = [*range(first, first + self._blocks)]
+            if hypothesis.output_length:
+                context.fed = len(hypothesis.tokens) - 1
 
 
 def continued(
@@ -112,12 +130,3 @@ def continued(
     for token in output:
         reason = hypothesis.accept(token)
     return hypothesis, reason
-
-
-def _place(hypothesis: Hypothesis, slot: int) -> None:
-    """Gives a hypothesis a walk's slot, which has all but the last token of its output if it has
-    any. Mutates: the hypothesis, unless it has the slot."""
-    if not hypothesis.contexts:
-        hypothesis.contexts = contexts_of(hypothesis.request, slot, 0)
-        if hypothesis.output_length:
-            hypothesis.feed(len(hypothesis.tokens) - 1)

@@ -44,7 +44,8 @@ from cold_backend.requests.token import Token
 from cold_backend.serving.intake import Intake
 from cold_backend.serving.outbox import Outbox
 from cold_backend.telemetry import metrics
-from cold_backend.telemetry.telemetry import Load, Telemetry
+from cold_backend.telemetry.load import Load, Usage
+from cold_backend.telemetry.telemetry import Telemetry
 from cold_backend.telemetry.tracing import current_headers
 from cold_backend.text.tokenizer import Tokenizer
 from tests import pb_utils
@@ -401,7 +402,7 @@ def parts(step: Step) -> dict[str, Any]:
 
 def test_metrics_are_published(server_io: ModuleType) -> None:
     telemetry = Telemetry(SETTINGS, restarts=2)
-    loads = [Load(running=2, waiting=3, cached_tokens=0, adapters=1)]
+    loads = [Load(running=2, waiting=3, adapters=1, memory=Usage())]
     publisher = server_io.Publisher(telemetry, lambda: loads[-1])
     assert {family.name for family in metrics.FAMILIES} == set(pb_utils.published)
     assert pb_utils.published["cold_running_sequences"] == {(): [2]}
@@ -412,7 +413,7 @@ def test_metrics_are_published(server_io: ModuleType) -> None:
     telemetry.metrics.add(metrics.STEPS)
     telemetry.metrics.observe(metrics.TTFT, 0.25)
     telemetry.metrics.observe(metrics.TTFT, 0.5)
-    loads.append(Load(running=0, waiting=1, cached_tokens=SETTINGS.max_context * 4, adapters=1))
+    loads.append(Load(running=0, waiting=1, adapters=1, memory=Usage(blocks=64, held=16)))
     publisher.close()
     labels = (("adapter", "a"), ("decoding", "cold"), ("outcome", "stop"))
     assert pb_utils.published["cold_requests_total"] == {labels: [2]}
@@ -432,7 +433,7 @@ def test_metrics_are_published_again_and_again(
 ) -> None:
     monkeypatch.setattr(server_io, "PUBLISH_INTERVAL_S", 0.01)
     telemetry = Telemetry(SETTINGS)
-    idle = Load(running=0, waiting=0, cached_tokens=0, adapters=0)
+    idle = Load(running=0, waiting=0, adapters=0, memory=Usage())
     publisher = server_io.Publisher(telemetry, lambda: idle)
     for steps in (1, 2):
         telemetry.metrics.add(metrics.STEPS)
