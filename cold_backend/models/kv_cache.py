@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cold_backend.contract import BLOCK_TOKENS
+from cold_backend.models.large_pages import zeros
 from cold_kernels.blocks import write_tokens
 
 # A layer by number; where a layer has several attentions, the second number tells them apart.
@@ -43,7 +44,8 @@ class KVCache:
         Mutates: takes the memory at the first call, of the type and on the device of `like`.
         """
         if number not in self._layers:
-            keys, values = self._room(heads, key_width, like), self._room(heads, value_width, like)
+            shape = heads, self._blocks, BLOCK_TOKENS
+            keys, values = (zeros((*shape, width), like) for width in (key_width, value_width))
             self._layers[number] = keys, values
         return self._layers[number]
 
@@ -70,7 +72,3 @@ class KVCache:
             for pool in stored:
                 chosen = torch.tensor((sources, targets), device=pool.device)
                 pool.index_copy_(1, chosen[1], pool.index_select(1, chosen[0]))
-
-    def _room(self, heads: int, width: int, like: Tensor) -> Tensor:
-        """Written to, so that the memory is really there."""
-        return like.new_full((heads, self._blocks, BLOCK_TOKENS, width), 0.0)

@@ -8,12 +8,8 @@
 
 namespace cold {
 
-// Blocks that are asked for ahead of their use: the processor foresees no block by itself.
+// How many blocks ahead of its use one is asked for: where it is, the processor does not foresee.
 constexpr int64_t kAhead = 8;
-
-// Panels that kR rows read side by side; a few rows leave room for more sums.
-template <int kR>
-constexpr int64_t kSide = kR > 4 ? kPanels : 4;
 
 template <int kR, int kP, typename Format, typename T>
 COLD_INLINE void score_tile(const T* x, const Blocks<T>& keys, int64_t first, int64_t count,
@@ -44,8 +40,8 @@ template <int kR, typename Format, typename T>
 COLD_INLINE void score_blocks(const T* x, const Blocks<T>& keys, int64_t count, float* scores,
                               int64_t stride) {
   int64_t first = 0;
-  for (; first + kSide<kR> <= count; first += kSide<kR>)
-    score_tile<kR, kSide<kR>, Format>(x, keys, first, count, scores, stride);
+  for (; first + kPanels <= count; first += kPanels)
+    score_tile<kR, kPanels, Format>(x, keys, first, count, scores, stride);
   for (; first < count; ++first)
     score_tile<kR, 1, Format>(x, keys, first, count, scores, stride);
 }
@@ -83,8 +79,8 @@ COLD_INLINE void mix_blocks(const T* shares, int64_t stride, const Blocks<T>& va
                             float* sums) {
   const int64_t panels = values.width / kLanes;
   int64_t panel = 0;
-  for (; panel + kSide<kR> <= panels; panel += kSide<kR>)
-    mix_tile<kR, kSide<kR>, Format>(shares, stride, values, panel, n, sums);
+  for (; panel + kPanels <= panels; panel += kPanels)
+    mix_tile<kR, kPanels, Format>(shares, stride, values, panel, n, sums);
   for (; panel < panels; ++panel)
     mix_tile<kR, 1, Format>(shares, stride, values, panel, n, sums);
 }
