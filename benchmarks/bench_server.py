@@ -165,6 +165,7 @@ class Arms:
             execution=execution,
             max_sequences=max(_STREAMS),
             max_context=_CONTEXT,
+            prefix_reuse=False,  # prompts come again in every round
             threads=self._options.threads,
         )
 

@@ -175,6 +175,7 @@ def _piece(outputs: Outputs) -> Piece:
             finish_reason=_first(outputs, "finish_reason"),
             num_input_tokens=_first(outputs, "num_input_tokens"),
             num_output_tokens=_first(outputs, "num_output_tokens"),
+            num_cached_tokens=_first(outputs, "num_cached_tokens"),
             log_probs=tuple(map(float, outputs.get("output_log_probs", ()))),
             decoding_log_probs=tuple(map(float, outputs.get("decoding_log_probs", ()))),
             contrast=tuple(_contrast(outputs)),

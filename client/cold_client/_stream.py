@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterable
 
 from ._types import Piece, Result
 
@@ -92,17 +92,22 @@ class _Sum:
     def result(self) -> Result:
         pieces = self._pieces
         reasons = [piece.finish_reason for piece in pieces if piece.finish_reason]
-        counts = [piece.num_input_tokens for piece in pieces if piece.num_input_tokens is not None]
         token_ids = tuple(token for piece in pieces for token in piece.token_ids)
         return Result(
             text="".join(piece.text for piece in pieces),
             token_ids=token_ids,
             finish_reason=reasons[-1] if reasons else None,
-            num_input_tokens=counts[-1] if counts else None,
+            num_input_tokens=_last(piece.num_input_tokens for piece in pieces),
             num_output_tokens=len(token_ids),
+            num_cached_tokens=_last(piece.num_cached_tokens for piece in pieces),
             log_probs=tuple(value for piece in pieces for value in piece.log_probs),
             decoding_log_probs=tuple(p for piece in pieces for p in piece.decoding_log_probs),
             contrast=tuple(token for piece in pieces for token in piece.contrast),
             ttft_s=self._latency_s if self._ttft_s is None else self._ttft_s,
             latency_s=self._latency_s,
         )
+
+
+def _last(counts: Iterable[int | None]) -> int | None:
+    """The last one that a piece told."""
+    return ([None, *(count for count in counts if count is not None)])[-1]

@@ -37,6 +37,7 @@ class Request:
     Attributes:
         continuation: what the answer has to be; with `return_log_probs` its probability is told.
         deadline_s: seconds from acceptance to the end of the answer, queueing included; above 0.
+        cache_salt: only requests with the same one share what was computed for their prompts.
         priority: 0 is served first, 1 is what the server takes without it, 2 is served last.
     """
 
@@ -52,6 +53,7 @@ class Request:
     )
     beta: float | None = _input("FP32", option="strength of the contrast, from 0")
     lora_scale: float | None = _input("FP32", option="strength of the adapter, 1 is as trained")
+    cache_salt: str | None = _input("BYTES")
     beam_width: int | None = _input("INT32")
     length_penalty: float | None = _input("FP32")
     early_stopping: bool | Stopping | None = _input("BYTES")
@@ -75,6 +77,7 @@ class Request:
     return_finish_reason: bool | None = _input("BOOL", True)
     return_num_input_tokens: bool | None = _input("BOOL", True)
     return_num_output_tokens: bool | None = _input("BOOL")
+    return_num_cached_tokens: bool | None = _input("BOOL")
     return_contrast: bool | None = _input("BOOL")
 
 
@@ -110,6 +113,7 @@ class Piece:
     finish_reason: str | None = None
     num_input_tokens: int | None = None
     num_output_tokens: int | None = None
+    num_cached_tokens: int | None = None
     log_probs: tuple[float, ...] = ()
     decoding_log_probs: tuple[float, ...] = ()
     contrast: tuple[TokenContrast, ...] = ()
@@ -122,6 +126,7 @@ class Result:
     Attributes:
         finish_reason: `stop`, `length` or `cancelled`; None if not asked for or not reached.
         num_output_tokens: length of `token_ids`.
+        num_cached_tokens: of the prompt, those that were not computed again; None if not asked for.
         decoding_log_probs: of each token of a `continuation` under its decoding.
         ttft_s: seconds from the request to the first token; without streaming, to the answer.
         latency_s: seconds from the request to the last piece.
@@ -132,6 +137,7 @@ class Result:
     finish_reason: str | None
     num_input_tokens: int | None
     num_output_tokens: int
+    num_cached_tokens: int | None
     log_probs: tuple[float, ...]
     decoding_log_probs: tuple[float, ...]
     contrast: tuple[TokenContrast, ...]

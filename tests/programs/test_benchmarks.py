@@ -48,6 +48,15 @@ def test_adapter_gaps(start: Start, small_model: Path, tmp_path: Path) -> None:
     assert found["rounds"][0]["with_ms"] > 0 and found["ratio"] > 0
 
 
+def test_prefix_reuse(start: Start, small_model: Path, tmp_path: Path) -> None:
+    quick = ("--context", 512, "--system", 64, "--requests", 6, "--turns", 3, "--rounds", 1)
+    shared = ("--base-model", small_model, "--out", tmp_path)
+    start("benchmarks/prefix_reuse.py", *shared, *quick, "--dtype", "float32")
+    found = json.loads((tmp_path / "prefix_reuse.json").read_text())
+    assert found["ratios"].keys() == {"shared", "chat", "together", "apart"}
+    assert all(ratio > 0 for ratio in found["ratios"].values())
+
+
 def test_bench_kernels(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")

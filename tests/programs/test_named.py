@@ -15,6 +15,7 @@ _DEVICES = "tests/kernels/test_devices.py"
 # Programs and the tests that start them.
 _STARTED = {
     "benchmarks/adapter_gaps.py": f"{_HERE}benchmarks.py::test_adapter_gaps",
+    "benchmarks/prefix_reuse.py": f"{_HERE}benchmarks.py::test_prefix_reuse",
     "benchmarks/bench_server.py": f"{_HERE}benchmarks.py::test_bench_server",
     "benchmarks/device/__main__.py": f"{_HERE}benchmarks.py::test_device",
     "benchmarks/in_process.py": f"{_HERE}benchmarks.py::test_bench_server",

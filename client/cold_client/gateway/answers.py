@@ -153,8 +153,10 @@ def usage(results: Sequence[Result]) -> Json:
     """Tokens of the prompts and of the outputs, an end-of-sequence token included."""
     prompt = sum(result.num_input_tokens or 0 for result in results)
     output = sum(result.num_output_tokens for result in results)
+    cached = sum(result.num_cached_tokens or 0 for result in results)
     return {
         "prompt_tokens": prompt,
+        "prompt_tokens_details": {"cached_tokens": cached},
         "completion_tokens": output,
         "total_tokens": prompt + output,
     }

@@ -119,7 +119,7 @@ class StreamOptions(Strict):
 _NOT_HERE = {
     *("text_input", "messages", "input_ids", "continuation", "lora_name", "stop_words"),
     *("exclude_input_in_output", "return_log_probs", "return_finish_reason"),
-    *("return_num_input_tokens", "return_num_output_tokens"),
+    *("return_num_input_tokens", "return_num_output_tokens", "return_num_cached_tokens"),
 }
 _SAME: dict[str, Any] = {
     name: (hint, None) for name, hint in get_type_hints(Request).items() if name not in _NOT_HERE
@@ -171,6 +171,7 @@ class Body(_Inputs):
             "lora_name": served.adapter,
             "stop_words": self.stop or None,
             "bad_words": self.bad_words or None,
+            "return_num_cached_tokens": True,
         }
 
 

@@ -127,7 +127,13 @@ async def test_a_whole_stream(
 ) -> None:
     server.script = [
         piece("a", 1, num_input_tokens=PROMPT_TOKENS),
-        piece("b", 2, 3, final=True, finish_reason=STOP, num_input_tokens=PROMPT_TOKENS),
+        piece(
+            *("b", 2, 3),
+            final=True,
+            finish_reason=STOP,
+            num_input_tokens=PROMPT_TOKENS,
+            num_cached_tokens=("INT32", [5]),
+        ),
     ]
     options = {"stream": True, "stream_options": {"include_usage": include_usage}}
     answer = await http.post("/v1/chat/completions", json=CHAT | options)
@@ -138,6 +144,7 @@ async def test_a_whole_stream(
     if include_usage:
         assert chunks.pop()["usage"] == {
             "prompt_tokens": 7,
+            "prompt_tokens_details": {"cached_tokens": 5},
             "completion_tokens": 3,
             "total_tokens": 10,
         }
