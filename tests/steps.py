@@ -55,19 +55,22 @@ def rows(*columns: Mapping[str, float], readers: Sequence[Reader] = (Reader.EXPE
 
 
 def blocks(
-    *columns: Mapping[str, float], readers: Sequence[Reader] = (Reader.EXPERT,)
+    *columns: Mapping[str, float],
+    readers: Sequence[Reader] = (Reader.EXPERT,),
+    slot_tokens: int = SLOT_TOKENS,
 ) -> Int32Array:
     """The blocks of the same rows."""
     tables = []
     for one in _each(columns, readers):
         count = blocks_for(int(one["start"] + one["length"]))
-        tables.append(slot_blocks(int(one.get("slot", 0)), Reader(int(one["reader"])))[:count])
+        slot, reader = int(one.get("slot", 0)), Reader(int(one["reader"]))
+        tables.append(slot_blocks(slot, reader, slot_tokens)[:count])
     return np.concatenate(tables)
 
 
-def slot_blocks(slot: int, reader: Reader) -> Int32Array:
-    """A run of blocks that a reader has by a number, for SLOT_TOKENS tokens."""
-    count = blocks_for(SLOT_TOKENS)
+def slot_blocks(slot: int, reader: Reader, slot_tokens: int = SLOT_TOKENS) -> Int32Array:
+    """A run of blocks that a reader has by a number, for so many tokens."""
+    count = blocks_for(slot_tokens)
     return np.arange(count, dtype=np.int32) + (slot * len(BOTH) + reader) * count
 
 
@@ -91,11 +94,13 @@ def forward(
     ids: Sequence[int],
     *columns: Mapping[str, float],
     readers: Sequence[Reader] = (Reader.EXPERT,),
+    slot_tokens: int = SLOT_TOKENS,
 ) -> list[Tensor]:
     """Feeds the rows their tokens, to each of the readers, whose logits are returned."""
     fed = rows(*columns, readers=readers)
     tokens = np.array([*ids] * len(readers), np.int64)
-    logits = model.forward(tokens, fed, blocks(*columns, readers=readers))
+    of_rows = blocks(*columns, readers=readers, slot_tokens=slot_tokens)
+    logits = model.forward(tokens, fed, of_rows)
     return [*logits.split(int(fed["emits"].sum()) // len(readers))]
 
 

@@ -141,7 +141,7 @@ def _compare(
             {"slot": slot, "start": start, "length": n, "adapter": adapter if text else NONE}
             for text, slot, start, n in pieces
         ]
-        expert, base = forward(model, tokens, *columns, readers=BOTH)
+        expert, base = forward(model, tokens, *columns, readers=BOTH, slot_tokens=_CONTEXT)
         for at, (text, _, start, length) in enumerate(pieces):
             own = expected[text][start + length - 1]
             _check_close(expert[at], own, f"text {text} at {start + length}, adapter {adapter}")

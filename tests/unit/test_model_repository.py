@@ -180,7 +180,7 @@ def empty_step(change: AdapterChange) -> Step:
 
 
 def steps_of_two() -> list[Step]:
-    """A prompt with an adapter for choices of each kind, and a token after a copy of its slot."""
+    """A prompt with an adapter for choices of each kind, and a token after a copy of its blocks."""
     plain = choice_step(bans=[7], counts={30: 2}, repetition_penalty=1.3)
     kinds = ({"mode": Mode.COLD}, {"temperature": 0.7, "seed": 9}, {"candidates": 3})
     row = {"adapter": 1}
@@ -188,14 +188,16 @@ def steps_of_two() -> list[Step]:
         plain,
         tokens=np.array([5, 17, 30, 44] * 2, np.int64),
         rows=rows(row | {"length": 4}, readers=BOTH),
+        blocks=np.array([0, 1], np.int32),
         choices=np.concatenate([choice_step(**kind).choices for kind in kinds]),
     )
-    copy = {"source": 0, "target": 2, "start": 0, "end": 4}
+    copies = [{"reader": one, "source": int(one), "target": 2 + int(one)} for one in BOTH]
     after = dataclasses.replace(
         plain,
         tokens=np.array([60, 60], np.int64),
-        rows=rows(row | {"slot": 2, "start": 4, "length": 1}, readers=BOTH),
-        copies=table(COPY, [copy | {"reader": reader} for reader in BOTH]),
+        rows=rows(row | {"start": 4, "length": 1}, readers=BOTH),
+        blocks=np.array([2, 3], np.int32),
+        copies=table(COPY, copies),
     )
     return [prompt, after]
 
