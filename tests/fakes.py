@@ -82,12 +82,17 @@ class CountingStep:
         self._sizes = {"expert_blocks": np.array([blocks]), "base_blocks": np.array([base_blocks])}
 
     def __call__(self, step: Step) -> StepResult:
-        if len(step.rows) or len(step.adapters):
+        if not asks_only(step):
             self.before()
             self.steps.append(step)
         picks = np.zeros(len(step.choices), PICK)
         picks["token"] = 100 + step.choices["position"]
         return StepResult(picks, table(CANDIDATE, []), **self._sizes)
+
+
+def asks_only(step: Step) -> bool:
+    """Whether a step is there to tell how many blocks there are."""
+    return not len(step.rows) and not len(step.adapters)
 
 
 def tables(step: Step) -> list[list[int]]:

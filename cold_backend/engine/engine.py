@@ -16,7 +16,6 @@ from cold_backend.engine.admission import Admission
 from cold_backend.engine.lobby import Lobby
 from cold_backend.engine.memory import Memory
 from cold_backend.engine.scheduler import Chunk, Scheduler
-from cold_backend.engine.step_builder import build_step
 from cold_backend.engine.step_runner import Done, Picked, StepRunner
 from cold_backend.engine.waiting import Waiter
 from cold_backend.errors import ColdError, DeadlineError, ShuttingDownError, StepError
@@ -58,7 +57,6 @@ class Engine:
         self._telemetry = telemetry
         self._lobby = Lobby(scheduler, admission)
         self._waiting = self._lobby.queue
-        self._execute = execute
         self._changed = threading.Condition()
         self._draining = self._closing = False
         self._next_check_s = 0.0
@@ -146,19 +144,13 @@ class Engine:
     def load(self) -> Load:
         """How busy it is; may be called from any thread."""
         with self._changed:
-            running = [*self._scheduler.running]
-            waiting = len(self._lobby)
-        return Load(
-            running=len(running),
-            waiting=waiting,
-            memory=self._scheduler.memory.usage,
-            adapters=len(self._scheduler.adapters),
-        )
+            running, waiting = len(self._scheduler.running), len(self._lobby)
+        adapters, memory = len(self._scheduler.adapters), self._scheduler.memory.usage
+        return Load(running, waiting, adapters, memory)
 
     def step(self) -> None:
         """One token for every sequence that generates, a chunk of every prompt that fits."""
-        if not self._scheduler.memory.is_open:
-            self._scheduler.memory.open(self._execute(build_step([], [])))
+        self._runner.open()
         begun_s = time.monotonic()
         self._end_unwanted(begun_s)
         self._admit()

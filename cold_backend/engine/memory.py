@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from cold_backend.contract import BLOCK_TOKENS, Reader, StepResult, blocks_for
 from cold_backend.engine.block_pool import BlockPool
-from cold_backend.requests.context import Context, readers_of
+from cold_backend.requests.context import READERS, Context, readers_of
 from cold_backend.requests.hypothesis import Hypothesis
 from cold_backend.requests.request import GenerationRequest
 from cold_backend.requests.sequence import Sequence
@@ -37,6 +37,7 @@ class Memory:
     def __init__(self, *, reuse: bool) -> None:
         self._reuse = reuse
         self._pools: dict[Reader, BlockPool] = {}
+        self._contexts: dict[tuple[Reader, ...], tuple[int, ...]] = {}  # of readers, in each pool
         self._claims: dict[Sequence, _Claim] = {}
         self._reused_tokens = 0
 
@@ -52,15 +53,17 @@ class Memory:
             Reader.EXPERT: pool,
             Reader.BASE: BlockPool(base_blocks) if base_blocks else pool,
         }
+        self._contexts = {
+            readers: tuple(
+                sum(self._pools[reader] is one for reader in readers) for one in self._distinct()
+            )
+            for readers in READERS.values()
+        }
 
     def needs(self, request: GenerationRequest) -> tuple[int, ...]:
         """Blocks of each pool that a request may need, if it shares none; () before `open`."""
         needed = _needed(request)
-        readers = readers_of(request)
-        return tuple(
-            needed * sum(self._pools[reader] is pool for reader in readers)
-            for pool in self._distinct()
-        )
+        return tuple(needed * count for count in self._contexts.get(readers_of(request), ()))
 
     @property
     def rooms(self) -> tuple[int, ...]:

@@ -13,7 +13,8 @@ from cold_backend.contract import BLOCK_TOKENS, Reader
 from cold_backend.requests.request import GenerationRequest
 from cold_kernels import Mode
 
-_READERS = {
+# Whose logits a mode looks at.
+READERS = {
     Mode.COLD: (Reader.EXPERT, Reader.BASE),
     Mode.EXPERT: (Reader.EXPERT,),
     Mode.BASE: (Reader.BASE,),
@@ -68,7 +69,7 @@ class Context:
 
 def readers_of(request: GenerationRequest) -> tuple[Reader, ...]:
     """The readers that a request needs, for its decoding and for what it wants to be told."""
-    return _READERS[Mode.COLD if request.return_contrast else request.sampling.mode]
+    return READERS[Mode.COLD if request.return_contrast else request.sampling.mode]
 
 
 def contexts_of(

@@ -14,7 +14,8 @@ from cloudcoil.models.prometheus_operator import v1 as operator
 from cold_backend import __version__
 from cold_backend.config import Settings, settings_from
 from cold_backend.server import launch, process
-from cold_backend.server.cli import _parser, _split
+from cold_backend.server.cli import _split
+from cold_backend.server.options import options_parser
 from tests.conftest import ROOT
 from tests.deploy import chart
 from tests.deploy.chart import EXAMPLES, OFF, ON, container, one, pod, render
@@ -100,7 +101,7 @@ def test_the_server_reads_its_settings(example: str, device: str, options: dict[
     server = container(objects)
     assert server["command"] == ["cold-server"]
     arguments, extra = _split(server["args"])
-    parsed = _parser().parse_args(arguments)
+    parsed = options_parser().parse_args(arguments)
     mounts = {mount["name"]: mount["mountPath"] for mount in server["volumeMounts"]}
     assert str(parsed.config) == f"{mounts['settings']}/settings.toml"
     assert extra == (["--log-verbose=1"] if options else [])

@@ -48,6 +48,9 @@ VOCAB = 400
 TABLE = ("TYPE_UINT8", (-1, -1))
 TYPES = {
     "tokens": ("TYPE_INT64", (-1,)),
+    "blocks": ("TYPE_INT32", (-1,)),
+    "expert_blocks": ("TYPE_INT64", (1,)),
+    "base_blocks": ("TYPE_INT64", (1,)),
     "adapters": ("TYPE_STRING", (-1,)),
     "loads": ("TYPE_STRING", (-1,)),
     "base_logits": ("TYPE_FP32", (-1, -1)),
@@ -55,6 +58,7 @@ TYPES = {
 } | dict.fromkeys(("rows", "choices", "bans", "counts", "copies", "picks", "candidates"), TABLE)
 STEP = {one.name for one in fields(Step)}
 RESULT = {one.name for one in fields(StepResult)}
+_ROWS = {"tokens", "rows", "blocks", "copies"}  # what a language model needs for them
 ENSEMBLE = ("base_lm", "adapter_lm", "cold_decoder")
 
 
@@ -67,11 +71,11 @@ def config_of(model: str) -> Any:
     ("model", "inputs", "outputs"),
     [
         ("cold_step", STEP, RESULT),
-        ("base_lm", {"tokens", "rows", "copies"}, {"base_logits"}),
-        ("adapter_lm", {"tokens", "rows", "copies", "adapters"}, {"expert_logits", "loads"}),
+        ("base_lm", _ROWS, {"base_logits", "base_blocks"}),
+        ("adapter_lm", _ROWS | {"adapters"}, {"expert_logits", "expert_blocks", "loads"}),
         (
             "cold_decoder",
-            STEP - {"tokens", "copies", "adapters"} | {"base_logits", "expert_logits"},
+            STEP - {"tokens", "blocks", "copies", "adapters"} | {"base_logits", "expert_logits"},
             {*DECIDED},
         ),
     ],
