@@ -38,6 +38,7 @@ class Answer:
         finish_reason: why it ended.
         ttft_s: seconds from the call to the first piece, which is the first token's in a stream.
         latency_s: seconds from the call to the last.
+        cached_tokens: of the prompt, those that had been computed before.
     """
 
     text: str
@@ -45,6 +46,7 @@ class Answer:
     finish_reason: FinishReason | None
     ttft_s: float
     latency_s: float
+    cached_tokens: int
 
 
 class Cold:
@@ -178,6 +180,7 @@ class _Kept:
             pieces[-1].finish_reason,
             self.times_s[0],
             self.times_s[-1],
+            pieces[-1].cached_tokens,
         )
 
 

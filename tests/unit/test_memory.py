@@ -242,6 +242,21 @@ def test_what_fits_runs_and_the_rest_waits(parser: RequestParser, tokenizer: Tok
     assert all(sink(one).tokens == expected(one) for one in everyone)
 
 
+def test_short_requests_take_what_they_need(parser: RequestParser, tokenizer: Tokenizer) -> None:
+    """Where 16 whole contexts were reserved, requests of an eighth run six times as many."""
+    step = Remembering(16 * 2 * SETTINGS.max_context // BLOCK_TOKENS)
+    scheduler = new_scheduler(256, max_step_tokens=256)
+    engine = new_engine(step, scheduler, 300)
+    everyone = [
+        ask(parser, tokenizer, [number] * 40, max_tokens=SETTINGS.max_context // 8 - 40)
+        for number in range(3, 147)
+    ]
+    for one in everyone:
+        engine.submit(one)
+    engine.step()
+    assert len(scheduler.running) >= 6 * 16
+
+
 def test_what_is_shared_takes_no_room_twice(parser: RequestParser, tokenizer: Tokenizer) -> None:
     step, scheduler = Remembering(40), new_scheduler(64, max_step_tokens=256)
     engine = new_engine(step, scheduler, 100)
