@@ -14,7 +14,8 @@ from torch import Tensor
 from cold_backend.contract import CANDIDATE, PICK, Float32Array, Int64Array, Step, StepResult, table
 from cold_backend.decoding.candidates import find_candidates
 from cold_backend.decoding.forced import forced_log_probs, take_forced
-from cold_backend.decoding.logits import Logits, log_probs_of, row_noise
+from cold_backend.decoding.keys import noise_keys
+from cold_backend.decoding.logits import Logits, log_probs_of
 from cold_backend.decoding.shaping import choose_shaped, shaped_choices
 from cold_kernels import Ops, Selection
 
@@ -46,6 +47,7 @@ def decode(ops: Ops, step: Step, logits: Tensor) -> StepResult:
 
 
 def _select(ops: Ops, step: Step, logits: Logits) -> Selection:
+    samples = (step.choices["temperature"] > 0).any()
     return ops.contrast_select(
         logits.expert,
         logits.base,
@@ -53,19 +55,8 @@ def _select(ops: Ops, step: Step, logits: Logits) -> Selection:
         alpha=logits.alpha,
         beta=logits.beta,
         temperature=logits.temperature,
-        noise=_noise(step, logits.expert),
+        key=torch.from_numpy(noise_keys(step.choices)).to(logits.mode.device) if samples else None,
     )
-
-
-def _noise(step: Step, like: Tensor) -> Tensor | None:
-    """Standard Gumbel noise [E, V] for the choices that sample; None if none does."""
-    samples = np.flatnonzero(step.choices["temperature"] > 0)
-    if not len(samples):
-        return None
-    noise = np.zeros(like.shape, np.float32)
-    for place in samples:
-        noise[place] = row_noise(step.choices[place], like.shape[1])
-    return torch.from_numpy(noise).to(like.device)
 
 
 def _choose(ops: Ops, step: Step, allowed: Logits, best: Int64Array) -> Int64Array:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cold_backend.contract import Float32Array, Int64Array, Step, Table
+from cold_backend.contract import Int64Array, Step, Table
 
 NEVER = float("-inf")
 
@@ -83,20 +83,6 @@ def log_probs_of(logits: Tensor, tokens: Tensor) -> Tensor:
     """Log-probabilities [n, k] of tokens [n, k] under logits [n, V]."""
     logits = logits.float()
     return logits.gather(1, tokens) - logits.logsumexp(dim=1, keepdim=True)
-
-
-def row_noise(choice: np.void, vocab: int) -> Float32Array:
-    """Standard Gumbel noise [V] of one choice.
-
-    It depends on the seed and the position alone, so that the rest of the batch cannot change what
-    is drawn.
-    """
-    # The counter's lower word counts the draws within a position.
-    counter = [0, int(choice["position"]), 0, 0]
-    generator = np.random.Generator(np.random.Philox(key=int(choice["seed"]), counter=counter))
-    waits = generator.standard_exponential(vocab, dtype=np.float32)
-    noise: Float32Array = -np.log(np.maximum(waits, np.finfo(np.float32).tiny))
-    return noise
 
 
 def _take(logits: Tensor, place: npt.NDArray[np.int64], rows: npt.NDArray[np.int32]) -> Tensor:

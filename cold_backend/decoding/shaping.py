@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from cold_backend.contract import NONE, Int64Array, Step, Table
-from cold_backend.decoding.logits import NEVER, Logits, row_noise
+from cold_backend.decoding.keys import noise_keys
+from cold_backend.decoding.logits import NEVER, Logits
 from cold_kernels import Ops
+from cold_kernels.noise import gumbel
 
 
 def shaped_choices(step: Step) -> Int64Array:
@@ -87,6 +89,6 @@ def _draw(ids: Tensor, scores: Tensor, choice: np.void) -> int:
     # A token stays if those before it hold less than top_p: the first always does.
     keep &= (probs.cumsum(0) - probs) < float(choice["top_p"])
     kept = ids[order[keep]]
-    noise = row_noise(choice, int(ids[-1]) + 1)  # of the tokens up to the last candidate
-    drawn = (ordered[keep] + torch.from_numpy(noise).to(scores.device)[kept]).argmax()
+    key = torch.from_numpy(noise_keys(choice.reshape(1))).to(scores.device)
+    drawn = (ordered[keep] + gumbel(key, kept.int())[0]).argmax()
     return int(kept[drawn])

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
+#include <utility>
 
 namespace cold {
 namespace {
@@ -131,7 +132,81 @@ COLD_INLINE int64_t find_all(const T* logits, int64_t n, const float* block_max,
   return count;
 }
 
+// The ids of what `load` takes from p, less those before p.
+template <typename T>
+COLD_INLINE std::pair<Words, Words> places() {
+  constexpr uint32_t kStride = sizeof(T) == 2 ? 2 : 1;
+  Words lane;
+  for (uint32_t i = 0; i < 16; ++i) lane[i] = i;
+  return {lane * kStride, lane * kStride + (kStride == 2 ? 1 : 16)};
+}
+
+// In each lane the best key and its token.
+struct Lanes {
+  Floats key = Floats{} - kInfinity, score = Floats{};
+  Words ids = Words{};
+  COLD_INLINE void see(Floats scores, Words at, const Heat& heat) {
+    const Floats keys = perturbed(scores, at, heat);
+    const auto better = keys > key || (keys == key && at < ids);
+    key = better ? keys : key;
+    score = better ? scores : score;
+    ids = better ? at : ids;
+  }
+  COLD_INLINE Best best() const {
+    Best best;
+    for (int i = 0; i < 16; ++i)
+      if (key[i] > -kInfinity) best.see(ids[i], score[i], key[i]);
+    return best;
+  }
+};
+
+template <typename T>
+COLD_INLINE void sample_block(const T* p, int64_t n, uint32_t first, const Heat& heat,
+                              Lanes& lanes) {
+  const auto [even, odd] = places<T>();
+  for (int64_t i = 0; i < n; i += kWidth) {
+    T rest[kWidth];
+    const T* from = p + i;
+    if (i + kWidth > n) {
+      std::fill(rest, rest + kWidth, Order<T>::number(Order<T>::kMinusInfinity));
+      std::memcpy(rest, p + i, (n - i) * sizeof(T));
+      from = rest;
+    }
+    const Pair x = load(from);
+    lanes.see(x.first, first + uint32_t(i) + even, heat);
+    lanes.see(x.second, first + uint32_t(i) + odd, heat);
+  }
+}
+
+template <typename T>
+COLD_INLINE Best sample_all(const T* logits, int64_t n, const float* block_max, const Heat& heat) {
+  Lanes lanes;
+  float highest = kLeastNoise;  // a key that is reached
+  for (int64_t start = 0; start < n; start += kBlock) {
+    const float top = *block_max++;
+    if (top == -kInfinity || (top - heat.best) / heat.temperature + kMostNoise < highest) continue;
+    sample_block(logits + start, std::min(kBlock, n - start), start, heat, lanes);
+    highest = std::max(highest, max(lanes.key));
+  }
+  return lanes.best();
+}
+
 }  // namespace
+
+COLD_CLONES Best sample_among(const int32_t* ids, const float* scores, int64_t n,
+                              const Heat& heat) {
+  constexpr int64_t kLanes = 16;
+  Lanes lanes;
+  for (int64_t i = 0; i < n; i += kLanes) {
+    Ints at{};
+    Floats score = Floats{} - kInfinity;
+    const int64_t here = std::min(kLanes, n - i);
+    std::memcpy(&at, ids + i, here * sizeof(*ids));
+    std::memcpy(&score, scores + i, here * sizeof(*scores));
+    lanes.see(score, bit_cast<Words>(at), heat);
+  }
+  return lanes.best();
+}
 
 void Stats::merge(const Stats& other) {
   broken |= other.broken;
@@ -150,6 +225,10 @@ float Stats::log_sum_exp() const { return max + std::log(sum); }
   COLD_CLONES int64_t find(const T* logits, int64_t n, const float* block_max, float cutoff, \
                            int32_t* found) {                                                  \
     return find_all(logits, n, block_max, cutoff, found);                                     \
+  }                                                                                           \
+  COLD_CLONES Best sample(const T* logits, int64_t n, const float* block_max,                 \
+                          const Heat& heat) {                                                 \
+    return sample_all(logits, n, block_max, heat);                                            \
   }
 COLD_DEFINE(float)
 COLD_DEFINE(BFloat16)

@@ -17,9 +17,9 @@ constexpr int64_t kGrain = 1 << 15;
 
 Selection contrast_select(const Tensor& expert, const Tensor& base, const Tensor& mode,
                           const Tensor& alpha, const Tensor& beta, const Tensor& temperature,
-                          const std::optional<Tensor>& noise) {
+                          const std::optional<Tensor>& key) {
   check_shape(base, expert.scalar_type(), expert.sizes(), "base");
-  const Settings settings(expert, mode, alpha, beta, temperature, noise);
+  const Settings settings(expert, mode, alpha, beta, temperature, key);
   Chosen chosen(expert.size(0));
   dispatch(expert, [&](auto element) {
     using T = decltype(element);

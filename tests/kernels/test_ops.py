@@ -60,7 +60,7 @@ def test_fake_tensors_get_shapes_and_types(implementation: Implementation) -> No
             alpha=rows,
             beta=rows,
             temperature=rows,
-            noise=None,
+            key=None,
         )
         scores = implementation.ops.contrast_scores(
             torch.empty(5, 90, dtype=torch.bfloat16),
@@ -81,7 +81,7 @@ def test_fake_tensors_get_shapes_and_types(implementation: Implementation) -> No
     [
         ({"alpha": torch.ones(4)}, "alpha: shape must be"),
         ({"mode": torch.zeros(3, dtype=torch.int64)}, "mode: dtype must be"),
-        ({"noise": torch.zeros(3, 99)}, "noise: shape must be"),
+        ({"key": torch.zeros(3, 3, dtype=torch.int32)}, "key: shape must be"),
     ],
 )
 def test_native_checks_its_inputs(change: dict[str, Tensor], complaint: str) -> None:

@@ -39,14 +39,14 @@ def contrast_select(
     alpha: Tensor,
     beta: Tensor,
     temperature: Tensor,
-    noise: Tensor | None,
+    key: Tensor | None,
 ) -> Selection:
     """See `ops.ContrastSelect`."""
     tuning = tuning_of(expert.device)
     expert, base = expert.contiguous(), base.contiguous()
     settings = _packed(mode, alpha, beta, temperature)
     stats = _tile_stats(expert, base, settings[0], tuning)
-    return _pick(expert, base, settings, noise, stats, tuning)
+    return _pick(expert, base, settings, key, stats, tuning)
 
 
 def lora_apply(
@@ -122,7 +122,7 @@ def _pick(
     expert: Tensor,
     base: Tensor,
     settings: tuple[Tensor, ...],
-    noise: Tensor | None,
+    key: Tensor | None,
     stats: Tensor,
     tuning: Tuning,
 ) -> Selection:
@@ -130,11 +130,11 @@ def _pick(
     tiles = stats.shape[-1]
     selection = empty_selection(expert)
     # A pointer must be given even where none is read.
-    read = stats if noise is None else noise.contiguous()
+    read = settings[0] if key is None else key.contiguous()
     _run(
         cold_pick, rows, tuning.vector_cores,
         expert, base, *settings, read, stats[0], stats[1], *selection, rows, vocab, tiles,
-        SAMPLES=noise is not None, TILE=tuning.tile, TILES=_power_of_two(tiles), **tuning.options,
+        SAMPLES=key is not None, TILE=tuning.tile, TILES=_power_of_two(tiles), **tuning.options,
     )  # fmt: skip
     return selection
 
