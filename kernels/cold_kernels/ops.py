@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from cold_kernels import layer_ops
+from cold_kernels import choice_ops, layer_ops
 
 
 class Mode(enum.IntEnum):
@@ -153,9 +153,9 @@ def define(namespace: str) -> torch.library.Library:
         The library to register implementations with; the ops live as long as it does.
     """
     library = torch.library.Library(namespace, "DEF")
-    for name, schema in {**_SCHEMAS, **layer_ops.SCHEMAS}.items():
+    for name, schema in {**_SCHEMAS, **choice_ops.SCHEMAS, **layer_ops.SCHEMAS}.items():
         library.define(name + schema)
-    for name, fake in layer_ops.FAKES.items():
+    for name, fake in {**choice_ops.FAKES, **layer_ops.FAKES}.items():
         torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
     torch.library.register_fake(f"{namespace}::contrast_select", _empty_selection, lib=library)
     torch.library.register_fake(f"{namespace}::contrast_scores", _empty_scores, lib=library)

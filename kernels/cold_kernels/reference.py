@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cold_kernels import contrast_torch, layer_torch
+from cold_kernels import choice_torch, contrast_torch, layer_torch
 from cold_kernels.noise import gumbel
 from cold_kernels.ops import Mode, Selection, define
 from cold_kernels.packing import PLAIN
@@ -98,4 +98,5 @@ LIBRARY = define(NAMESPACE)
 LIBRARY.impl("contrast_select", contrast_select, "CompositeExplicitAutograd")
 LIBRARY.impl("lora_apply", lora_apply, "CompositeExplicitAutograd")
 contrast_torch.implement(LIBRARY)
+choice_torch.implement(LIBRARY)
 layer_torch.implement(LIBRARY, lora_apply)

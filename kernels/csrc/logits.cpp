@@ -141,6 +141,21 @@ COLD_INLINE std::pair<Words, Words> places() {
   return {lane * kStride, lane * kStride + (kStride == 2 ? 1 : 16)};
 }
 
+template <typename T>
+COLD_INLINE void widen_all(const T* logits, int64_t n, float* out) {
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
+    Pair x = load(logits + i);
+    if constexpr (sizeof(T) == 2)
+      x = {__builtin_shufflevector(x.first, x.second, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6,
+                                   22, 7, 23),
+           __builtin_shufflevector(x.first, x.second, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29,
+                                   14, 30, 15, 31)};
+    store(out + i, x);
+  }
+  for (; i < n; ++i) out[i] = to_float(logits[i]);
+}
+
 // In each lane the best key and its token.
 struct Lanes {
   Floats key = Floats{} - kInfinity, score = Floats{};
@@ -229,6 +244,9 @@ float Stats::log_sum_exp() const { return max + std::log(sum); }
   COLD_CLONES Best sample(const T* logits, int64_t n, const float* block_max,                 \
                           const Heat& heat) {                                                 \
     return sample_all(logits, n, block_max, heat);                                            \
+  }                                                                                           \
+  COLD_CLONES void widen(const T* logits, int64_t n, float* out) {                            \
+    widen_all(logits, n, out);                                                                \
   }
 COLD_DEFINE(float)
 COLD_DEFINE(BFloat16)

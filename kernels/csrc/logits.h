@@ -34,6 +34,11 @@ int64_t find(const BFloat16* logits, int64_t n, const float* block_max, float cu
 int64_t find(const Float16* logits, int64_t n, const float* block_max, float cutoff,
              int32_t* found);
 
+// n logits as floats.
+void widen(const float* logits, int64_t n, float* out);
+void widen(const BFloat16* logits, int64_t n, float* out);
+void widen(const Float16* logits, int64_t n, float* out);
+
 // Keeps the best of what it is shown; of equal keys the leftmost token.
 struct Best {
   int64_t token = -1;

@@ -56,15 +56,16 @@ struct Settings {
 // Statistics of the rows of one model's logits, those that are read.
 template <typename T>
 struct Logits {
-  Logits(const Tensor& logits, const Settings& settings, int32_t unread)
+  explicit Logits(const Tensor& logits)
       : rows(logits.size(0)),
         vocab(logits.size(1)),
         blocks((vocab + kBlock - 1) / kBlock),
         spans((vocab + kSpan - 1) / kSpan),
-        tensor(logits.stride(1) == 1 ? logits : logits.contiguous()),
+        tensor(in_rows(logits)),
         block_max(rows * blocks),
         stats(rows * spans),
-        read(rows) {
+        read(rows, true) {}
+  Logits(const Tensor& logits, const Settings& settings, int32_t unread) : Logits(logits) {
     for (int64_t row = 0; row < rows; ++row) read[row] = settings.mode(row) != unread;
   }
   const T* row(int64_t r) const { return row_of<T>(tensor, r); }

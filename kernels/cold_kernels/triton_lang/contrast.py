@@ -8,6 +8,8 @@ only those, which are few where the valid set is small.
 import triton
 import triton.language as tl
 
+from cold_kernels.triton_lang.noise import gumbel
+
 # cold_kernels.ops.Mode
 COLD = tl.constexpr(0)
 EXPERT = tl.constexpr(1)
@@ -19,8 +21,6 @@ NO_TOKEN = tl.constexpr(2147483647)
 
 # How far below the best score, in temperatures, a token can still win: `cold_kernels.noise`.
 REACH = tl.constexpr(19.5)
-MIX_FIRST = tl.constexpr(0x7FEB352D)
-MIX_SECOND = tl.constexpr(0x846CA68B - (1 << 32))
 
 
 @triton.jit
@@ -83,22 +83,6 @@ def _log_sum_exp(highest, total, top, tiles, TILES: tl.constexpr):
 
 
 @triton.jit
-def _mix(x):
-    # Of int32, whose shifts to the right keep the sign.
-    x = (x ^ ((x >> 16) & 0xFFFF)) * MIX_FIRST
-    x = (x ^ ((x >> 15) & 0x1FFFF)) * MIX_SECOND
-    return x ^ ((x >> 16) & 0xFFFF)
-
-
-@triton.jit
-def _gumbel(ids, first, second):
-    """The noise of tokens, from the two words of their row's key; see `cold_kernels.noise`."""
-    bits = _mix(_mix(ids ^ first) ^ second)
-    odd = ((bits >> 8) & 0xFFFFFF) | 1
-    return -tl.log(-tl.log(odd.to(tl.float32) * 5.9604644775390625e-08))
-
-
-@triton.jit
 def _scan(
     own,  # [V] logits that decide which tokens are candidates
     base,  # [V] what they are contrasted with; not read without CONTRAST
@@ -134,7 +118,7 @@ def _scan(
                 a = tl.load(base + ids, mask=inside, other=0.0).to(tl.float32)
                 score = tl.where(beta == 0.0, x, x + beta * (x - a))
             if SAMPLE:
-                noise = _gumbel(ids, tl.load(key), tl.load(key + 1))
+                noise = gumbel(ids, tl.load(key), tl.load(key + 1))
                 score = tl.where(score == best, 0.0, score - best) / temperature + noise
             score = tl.where(valid, score, NEVER)
             tile_top = tl.max(score, 0)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cold_kernels import contrast_torch, layer_torch
+from cold_kernels import choice_torch, contrast_torch, layer_torch
 from cold_kernels.device import Tuning, tuning_of
 from cold_kernels.ops import Selection, define, empty_selection
 from cold_kernels.packing import PLAIN
@@ -170,4 +170,5 @@ _OPS: dict[str, Callable[..., Any]] = {
 for _name, _op in _OPS.items():
     LIBRARY.impl(_name, _op, "CompositeExplicitAutograd")
 contrast_torch.implement(LIBRARY)
+choice_torch.implement(LIBRARY)
 layer_torch.implement(LIBRARY, lora_apply)
