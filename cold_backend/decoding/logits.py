@@ -78,4 +78,6 @@ def take_rows(tensor: Tensor, rows: Int64Array) -> Tensor:
 
 def _take(logits: Tensor, place: Int64Array, rows: npt.NDArray[np.int32]) -> Tensor:
     """[E, V] of the given rows; of no row, whatever there is."""
+    if (rows < 0).all() and len(rows) <= len(logits):
+        return logits[: len(rows)]
     return take_rows(logits, np.where(rows < 0, 0, place[rows]))

@@ -36,33 +36,25 @@ def draw_shaped(ops: Ops, step: Step, chosen: Int64Array, logits: Logits, room: 
     """
     of = logits.take(chosen)
     scores = ops.contrast_scores(of.expert, of.base, mode=of.mode, alpha=of.alpha, beta=of.beta)
-    _penalise(scores, step, chosen)
     own = step.choices[chosen]
+    if len(step.counts):
+        _penalise(ops, scores, step, chosen)
     names = ("temperature", "top_k", "top_p", "min_p")
     settings = {name: column(own, name, scores.device) for name in names}
     key = torch.from_numpy(noise_keys(own)).to(scores.device)
     return ops.draw(scores, **settings, key=key, room=room)
 
 
-def _penalise(scores: Tensor, step: Step, chosen: Int64Array) -> None:
-    """Applies the penalties to the scores [n, V] of some choices, which all have theirs here.
-
-    Repetition as in CTRL (arXiv 1909.05858) over prompt and output: a positive score is divided, a
-    negative one multiplied. Presence and frequency over the output are subtracted. What is at -inf
-    stays there.
-    """
-    counts = step.counts
-    if not len(counts):
-        return
-    own = step.choices[counts["choice"]]
-    repetition, presence, frequency = (
-        column(own, f"{name}_penalty", scores.device)
-        for name in ("repetition", "presence", "frequency")
+def _penalise(ops: Ops, scores: Tensor, step: Step, chosen: Int64Array) -> None:
+    """Applies the penalties to the scores [n, V] of some choices: whoever has any is among them."""
+    place = np.empty(len(step.choices), np.int64)
+    place[chosen] = np.arange(len(chosen))
+    own, device = step.choices[chosen], scores.device
+    names = ("repetition", "presence", "frequency")
+    ops.penalise(
+        scores,
+        row=torch.from_numpy(place[step.counts["choice"]]).to(device),
+        token=column(step.counts, "token", device),
+        times=column(step.counts, "times", device),
+        **{name: column(own, f"{name}_penalty", device) for name in names},
     )
-    rows = torch.from_numpy(np.searchsorted(chosen, counts["choice"])).to(scores.device)
-    places = rows, column(counts, "token", scores.device)
-    times = column(counts, "times", scores.device)
-    seen = scores[places]
-    seen = torch.where(seen > 0, seen / repetition, seen * repetition)
-    seen = seen - times * frequency
-    scores[places] = seen - (times > 0) * presence

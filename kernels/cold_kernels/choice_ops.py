@@ -21,6 +21,33 @@ class Drawn(NamedTuple):
     certain: Tensor
 
 
+class Penalise(Protocol):
+    def __call__(
+        self,
+        scores: Tensor,
+        *,
+        row: Tensor,
+        token: Tensor,
+        times: Tensor,
+        repetition: Tensor,
+        presence: Tensor,
+        frequency: Tensor,
+    ) -> None:
+        """Applies the penalties of rows to the tokens that they have had.
+
+        Semantics, for each i of n, with s = scores[row[i], token[i]] and the settings of that row:
+            s = s / repetition if s > 0, else s * repetition (CTRL, arXiv 1909.05858);
+            s = s - times[i] * frequency - (presence if times[i] > 0, else 0).
+        A score of -inf stays there.
+
+        Shape: scores [R, V]; row, token, times [n]; repetition, presence, frequency [R]. No token
+            is there twice for a row.
+        DType: float32; row, token, times int64.
+        Mutates: scores.
+        """
+        ...
+
+
 class Draw(Protocol):
     def __call__(
         self,
@@ -67,6 +94,10 @@ class LogProbs(Protocol):
 
 
 SCHEMAS = {
+    "penalise": (
+        "(Tensor(a!) scores, *, Tensor row, Tensor token, Tensor times, Tensor repetition, "
+        "Tensor presence, Tensor frequency) -> ()"
+    ),
     "draw": (
         "(Tensor scores, *, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p, "
         "Tensor key, int room) -> (Tensor token, Tensor certain)"
@@ -84,4 +115,12 @@ def _fake_log_probs(logits: Tensor, token: Tensor) -> Tensor:
     return logits.new_empty(token.shape, dtype=torch.float32)
 
 
-FAKES: dict[str, Callable[..., Any]] = {"draw": _fake_draw, "log_probs": _fake_log_probs}
+def _fake_penalise(_scores: Tensor, **_: Any) -> None:
+    pass
+
+
+FAKES: dict[str, Callable[..., Any]] = {
+    "penalise": _fake_penalise,
+    "draw": _fake_draw,
+    "log_probs": _fake_log_probs,
+}

@@ -18,8 +18,26 @@ _NEVER = float("-inf")
 
 def implement(library: torch.library.Library) -> None:
     """Registers the ops."""
+    library.impl("penalise", penalise, "CompositeExplicitAutograd")
     library.impl("draw", draw, "CompositeExplicitAutograd")
     library.impl("log_probs", log_probs, "CompositeExplicitAutograd")
+
+
+def penalise(
+    scores: Tensor,
+    *,
+    row: Tensor,
+    token: Tensor,
+    times: Tensor,
+    repetition: Tensor,
+    presence: Tensor,
+    frequency: Tensor,
+) -> None:
+    """See `choice_ops.Penalise`."""
+    seen = scores[row, token]
+    seen = torch.where(seen > 0, seen / repetition[row], seen * repetition[row])
+    seen = seen - times * frequency[row]
+    scores[row, token] = seen - (times > 0) * presence[row]
 
 
 def draw(

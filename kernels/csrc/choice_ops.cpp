@@ -1,6 +1,7 @@
 // The native CPU ops of whole rows of scores; their contracts are in cold_kernels/choice_ops.py, and
 // that of contrast_scores in cold_kernels/ops.py.
 #include <ATen/ops/full.h>
+#include <ATen/core/TensorAccessor.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -49,6 +50,31 @@ Tensor contrast_scores(const Tensor& expert, const Tensor& base, const Tensor& m
   return scores;
 }
 
+void penalise(Tensor scores, const Tensor& row, const Tensor& token, const Tensor& times,
+              const Tensor& repetition, const Tensor& presence, const Tensor& frequency) {
+  const int64_t rows = scores.size(0), vocab = scores.size(1), count = row.size(0);
+  check_shape(scores, at::kFloat, {rows, vocab}, "scores");
+  check_shape(row, at::kLong, {count}, "row");
+  check_shape(token, at::kLong, {count}, "token");
+  check_shape(times, at::kLong, {count}, "times");
+  check_shape(repetition, at::kFloat, {rows}, "repetition");
+  check_shape(presence, at::kFloat, {rows}, "presence");
+  check_shape(frequency, at::kFloat, {rows}, "frequency");
+  TORCH_CHECK(scores.stride(1) == 1, "scores: its rows must be contiguous");
+  const auto at_rows = row.accessor<int64_t, 1>(), ids = token.accessor<int64_t, 1>(),
+             n = times.accessor<int64_t, 1>();
+  const auto factor = repetition.accessor<float, 1>(), once = presence.accessor<float, 1>(),
+             each = frequency.accessor<float, 1>();
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t r = at_rows[i];
+    TORCH_CHECK(r >= 0 && r < rows, "row: must be below ", rows, ", got ", r);
+    TORCH_CHECK(ids[i] >= 0 && ids[i] < vocab, "token: must be below ", vocab, ", got ", ids[i]);
+    float& score = scores.data_ptr<float>()[r * scores.stride(0) + ids[i]];
+    score = score > 0 ? score / factor[r] : score * factor[r];
+    score = score - n[i] * each[r] - (n[i] > 0 ? once[r] : 0);
+  }
+}
+
 std::tuple<Tensor, Tensor> draw_tokens(const Tensor& scores, const Tensor& temperature,
                                        const Tensor& top_k, const Tensor& top_p,
                                        const Tensor& min_p, const Tensor& key, int64_t) {
@@ -95,6 +121,7 @@ Tensor log_probs(const Tensor& logits, const Tensor& token) {
 TORCH_LIBRARY_IMPL(cold_native, CPU, library) {
   library.impl("contrast_scores", contrast_scores);
   library.impl("draw", draw_tokens);
+  library.impl("penalise", penalise);
   library.impl("log_probs", log_probs);
 }
 

@@ -66,6 +66,7 @@ class Row {
   int64_t draw() {
     if (!(best_ > -kInfinity)) return -1;
     if (sampling_.temperature == 0) return std::find(scores_, scores_ + n_, best_) - scores_;
+    if (is_open() && best_ < kInfinity) return sample_all();
     find_candidates(cutoff());
     keep_top_k();
     keep_top_p();
@@ -75,6 +76,10 @@ class Row {
  private:
   float below_best(float score) const {
     return score == best_ ? 0 : (score - best_) / sampling_.temperature;
+  }
+  // Whether no filter is on.
+  bool is_open() const {
+    return sampling_.top_p == 1 && sampling_.top_k == 0 && sampling_.min_p == 0;
   }
   bool only_top_p() const {
     return sampling_.top_p < 1 && sampling_.top_k == 0 && sampling_.min_p == 0;
@@ -94,7 +99,6 @@ class Row {
       mass_ = mass_of(scores_, n_, best_, sampling_.temperature);
       cut = std::log((1 - sampling_.top_p) * mass_ / n_);  // all below it are less than 1 - top_p
     }
-    if (sampling_.top_p == 1 && k == 0 && sampling_.min_p == 0) cut = kLeastNoise - kMostNoise;
     return cut - kSlack;
   }
 
@@ -148,12 +152,21 @@ class Row {
     return total;
   }
 
+  Heat heat() const { return {best_, sampling_.temperature, sampling_.first, sampling_.second}; }
+
+  int64_t sample_all() const {
+    constexpr size_t kGroups = kBlock / kGroup;
+    std::vector<float> of_blocks((maxima_.size() + kGroups - 1) / kGroups, -kInfinity);
+    for (size_t group = 0; group < maxima_.size(); ++group)
+      of_blocks[group / kGroups] = std::max(of_blocks[group / kGroups], maxima_[group]);
+    return cold::sample(scores_, n_, of_blocks.data(), heat()).token;
+  }
+
   int64_t sample() const {
     std::vector<int32_t> ids;
     std::vector<float> scores;
     for (const Candidate& one : kept_) ids.push_back(one.id), scores.push_back(one.score);
-    const Heat heat{best_, sampling_.temperature, sampling_.first, sampling_.second};
-    return sample_among(ids.data(), scores.data(), ids.size(), heat).token;
+    return sample_among(ids.data(), scores.data(), ids.size(), heat()).token;
   }
 
   const float* scores_;

@@ -175,10 +175,10 @@ struct Lanes {
   }
 };
 
-template <typename T>
-COLD_INLINE void sample_block(const T* p, int64_t n, uint32_t first, const Heat& heat,
-                              Lanes& lanes) {
-  const auto [even, odd] = places<T>();
+// Calls see(scores, ids) for all of n logits, sixteen at a time; what is beyond them is at -inf.
+template <typename T, typename F>
+COLD_INLINE void visit(const T* p, int64_t n, uint32_t first, const F& see) {
+  const auto [here, there] = places<T>();
   for (int64_t i = 0; i < n; i += kWidth) {
     T rest[kWidth];
     const T* from = p + i;
@@ -188,8 +188,27 @@ COLD_INLINE void sample_block(const T* p, int64_t n, uint32_t first, const Heat&
       from = rest;
     }
     const Pair x = load(from);
-    lanes.see(x.first, first + uint32_t(i) + even, heat);
-    lanes.see(x.second, first + uint32_t(i) + odd, heat);
+    see(x.first, first + uint32_t(i) + here);
+    see(x.second, first + uint32_t(i) + there);
+  }
+}
+
+// Most tokens are far from winning, which is seen without the logarithms of their noise.
+template <typename T>
+COLD_INLINE void sample_block(const T* p, int64_t n, uint32_t first, const Heat& heat,
+                              Lanes& lanes, float& highest) {
+  constexpr int64_t kStep = 64;
+  const float cold = 1 / heat.temperature;
+  for (int64_t start = 0; start < n; start += kStep) {
+    const int64_t here = std::min(kStep, n - start);
+    Floats most = Floats{} - kInfinity;
+    visit(p + start, here, first + start, [&](Floats x, Words ids) {
+      const Floats key = (x - heat.best) * cold + at_least_gumbel(ids, heat);
+      most = key > most ? key : most;
+    });
+    if (max(most) < highest) continue;
+    visit(p + start, here, first + start, [&](Floats x, Words ids) { lanes.see(x, ids, heat); });
+    highest = std::max(highest, max(lanes.key));
   }
 }
 
@@ -200,8 +219,7 @@ COLD_INLINE Best sample_all(const T* logits, int64_t n, const float* block_max, 
   for (int64_t start = 0; start < n; start += kBlock) {
     const float top = *block_max++;
     if (top == -kInfinity || (top - heat.best) / heat.temperature + kMostNoise < highest) continue;
-    sample_block(logits + start, std::min(kBlock, n - start), start, heat, lanes);
-    highest = std::max(highest, max(lanes.key));
+    sample_block(logits + start, std::min(kBlock, n - start), start, heat, lanes, highest);
   }
   return lanes.best();
 }

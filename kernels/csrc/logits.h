@@ -49,8 +49,8 @@ struct Best {
   }
 };
 
-// Samples from n logits, of which heat.best is the highest. Blocks in which no token can win are not
-// read.
+// Samples from n logits, of which heat.best is the highest and finite. Blocks in which no token can
+// win are not read.
 Best sample(const float* logits, int64_t n, const float* block_max, const Heat& heat);
 Best sample(const BFloat16* logits, int64_t n, const float* block_max, const Heat& heat);
 Best sample(const Float16* logits, int64_t n, const float* block_max, const Heat& heat);

@@ -39,11 +39,23 @@ COLD_INLINE Floats log_of(Floats x) {
   return f + tail + 0.693359375f * exponent;
 }
 
+// Sixteen tokens' uniform numbers, times 2^24: odd.
+COLD_INLINE Ints uniform(Words ids, const Heat& heat) {
+  return bit_cast<Ints>(mix(mix(ids ^ heat.first) ^ heat.second) >> 8 | 1u);
+}
+
 // The noise of sixteen tokens.
 COLD_INLINE Floats gumbel(Words ids, const Heat& heat) {
-  const Words bits = mix(mix(ids ^ heat.first) ^ heat.second);
-  const Ints odd = bit_cast<Ints>(bits >> 8 | 1u);
-  return -log_of(-log_of(__builtin_convertvector(odd, Floats) * 0x1p-24f));
+  const Floats u = __builtin_convertvector(uniform(ids, heat), Floats) * 0x1p-24f;
+  return -log_of(-log_of(u));
+}
+
+// At least the noise, without its logarithms: -log(u) >= 1 - u, and log2(x) is at least what x's bits
+// are in fixed point.
+COLD_INLINE Floats at_least_gumbel(Words ids, const Heat& heat) {
+  const Floats rest = __builtin_convertvector((1 << 24) - uniform(ids, heat), Floats) * 0x1p-24f;
+  const Floats bits = __builtin_convertvector(bit_cast<Ints>(rest), Floats);
+  return (127.0f - bits * 0x1p-23f) * 0.69314718f + 1e-3f;
 }
 
 // What a sampled row maximises. The best score may be infinite.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cold_kernels import Drawn, choice_torch
-from tests.choosing import How, left_by_filters, noise, right_tokens
+from tests.choosing import How, left_by_filters, noise, right_tokens, scores_of
 from tests.kernels.conftest import Implementation
 from tests.kernels.inputs import DTYPES, LOG_PROB_TOLERANCE
 from tests.launches import Launches
@@ -181,6 +181,36 @@ def test_the_torch_version_starts_the_same_ops_for_any_rows() -> None:
         assert not launches.waits
         found.append(launches.names)
     assert found[0] == found[1] == found[2]
+
+
+def test_penalties_are_those_of_each_row(implementation: Implementation) -> None:
+    scores = torch.randn(3, 90, generator=torch.Generator().manual_seed(6)) * 3
+    scores[1, 4], scores[2, 5] = NEVER, math.inf
+    rows, tokens, times = [0, 0, 1, 1, 2, 2], [4, 7, 4, 89, 5, 0], [0, 1, 2, 3, 1, 0]
+    strength = {
+        "repetition": [1.0, 1.5, 0.5],
+        "presence": [0.5, 0.0, -2.0],
+        "frequency": [0.25, -1.0, 0.0],
+    }
+    expected = scores.clone()
+    for row, token, n in zip(rows, tokens, times, strict=True):
+        how = How(
+            counts={token: n},
+            repetition_penalty=strength["repetition"][row],
+            presence_penalty=strength["presence"][row],
+            frequency_penalty=strength["frequency"][row],
+        )
+        expected[row] = torch.from_numpy(scores_of(expected[row].numpy(), scores[row].numpy(), how))
+    on = implementation.device
+    found = scores.to(on, copy=True)
+    implementation.ops.penalise(
+        found,
+        row=torch.tensor(rows, device=on),
+        token=torch.tensor(tokens, device=on),
+        times=torch.tensor(times, device=on),
+        **{name: torch.tensor(values, device=on) for name, values in strength.items()},
+    )
+    torch.testing.assert_close(found.cpu(), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])

@@ -35,6 +35,13 @@ def test_registration(implementation: Implementation) -> None:
         "key": torch.zeros((3, 2), dtype=torch.int32, device=on),
         "room": 20,
     }
+    some = torch.tensor([0, 2, 2], device=on)
+    penalties = {
+        **dict.fromkeys(("row", "token", "times"), some),
+        **dict.fromkeys(("repetition", "presence", "frequency"), torch.ones(3, device=on)),
+    }
+    penalties["token"] = torch.tensor([5, 5, 7], device=on)
+    torch.library.opcheck(ops.penalise, (expert.clone(),), penalties, test_utils=checks)
     torch.library.opcheck(ops.draw, (expert,), drawing, test_utils=checks)
     token = torch.zeros((3, 2), dtype=torch.int64, device=on)
     torch.library.opcheck(ops.log_probs, (expert, token), test_utils=checks)
@@ -105,6 +112,17 @@ def test_native_checks_its_inputs(change: dict[str, Tensor], complaint: str) -> 
     case = contrast(3, 100, torch.float32)
     with pytest.raises(RuntimeError, match=complaint):
         ops.contrast_select(case.expert, case.base, **{**case.settings, **change})
+
+
+@pytest.mark.parametrize(("name", "most"), [("row", 3), ("token", 100)])
+@pytest.mark.parametrize("wrong", [-1, 100])
+def test_native_checks_which_tokens_are_penalised(name: str, most: int, wrong: int) -> None:
+    ops = load_ops("native", torch.device("cpu"))
+    places = {name: torch.zeros(1, dtype=torch.int64) for name in ("row", "token", "times")}
+    places[name][0] = wrong
+    penalties = dict.fromkeys(("repetition", "presence", "frequency"), torch.ones(3))
+    with pytest.raises(RuntimeError, match=f"{name}: must be below {most}"):
+        ops.penalise(torch.zeros(3, 100), **places, **penalties)
 
 
 def test_native_checks_which_log_probabilities_are_wanted() -> None:
