@@ -106,7 +106,7 @@ class Row {
     const float reach = cut > -kInfinity ? best_ + cut * sampling_.temperature : cut;
     const float lowest = best_ == kInfinity ? best_ : reach - kSlack * 1e-3f * std::abs(best_);
     for (size_t group = 0; group < maxima_.size(); ++group) {
-      if (!(maxima_[group] >= lowest)) continue;
+      if (!(maxima_[group] >= lowest && maxima_[group] > -kInfinity)) continue;
       const int64_t start = group * kGroup;
       for (int64_t i = start; i < std::min(start + kGroup, n_); ++i) {
         if (!(scores_[i] >= lowest && scores_[i] > -kInfinity)) continue;
