@@ -90,8 +90,9 @@ def _choose(ops: Ops, step: Step, allowed: Logits, room: int) -> _Chosen:
     if len(shaped):
         drawn = draw_shaped(ops, step, shaped, allowed, room)
         at = torch.from_numpy(shaped).to(token.device)
-        token = token.index_copy(0, at, torch.where(token[at] < 0, token[at], drawn.token))
-        certain = drawn.certain
+        broken = token[at] < 0
+        token = token.index_copy(0, at, torch.where(broken, token[at], drawn.token))
+        certain = drawn.certain | broken
     return _Chosen(take_forced(step.choices, token), selection, shaped, certain)
 
 

@@ -210,6 +210,29 @@ def test_a_room_that_is_too_small_is_found_out(ops: Ops) -> None:
     assert rooms == ([4, VOCAB, VOCAB] if ops.name == "reference" else [4, VOCAB])
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_not_finite_break_their_choices_alone(ops: Ops, value: float) -> None:
+    """Whatever else is asked of them, and without a second try for lack of room."""
+    rooms: list[int] = []
+
+    def watched(scores: Tensor, *, room: int, **settings: Tensor) -> Any:
+        rooms.append(room)
+        return ops.draw(scores, room=room, **settings)
+
+    logits = LOGITS.clone()
+    logits[1] = value  # the base
+    hows = [
+        How(mode="cold", counts={3: 1}, presence_penalty=1.0, **SAMPLED),
+        How(mode="expert", **SAMPLED),
+        How(mode="base", counts={3: 1}, repetition_penalty=2.0),
+        How(mode="expert"),
+        How(mode="base", temperature=1.0),
+    ]
+    tokens = decode(replace(ops, draw=watched), step_of(hows), logits, room=40).picks["token"]
+    assert (tokens >= 0).tolist() == [False, True, False, True, False]
+    assert rooms == [40]
+
+
 def test_the_tables_are_what_the_contract_says(ops: Ops) -> None:
     step = busy_step(8)
     assert (step.bans.dtype, step.counts.dtype) == (BAN, COUNT)
