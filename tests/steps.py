@@ -109,18 +109,36 @@ def choice_step(
 ) -> Step:
     """A step of one choice, from the logits of an expert's row and a base's, as far as it has
     both."""
-    chosen = _CHOICE | columns
-    readers = [r for r in BOTH if chosen[r.name.lower()] != NONE]
+    return step_of(
+        [columns],
+        bans=[(0, token) for token in bans],
+        counts=[(0, token, times) for token, times in (counts or {}).items()],
+        readers=[r for r in BOTH if (_CHOICE | columns)[r.name.lower()] != NONE],
+    )
+
+
+def step_of(
+    choices: Sequence[Mapping[str, Any]],
+    *,
+    bans: Sequence[tuple[int, int]] = (),
+    counts: Sequence[tuple[int, int, int]] = (),
+    readers: Sequence[Reader] = BOTH,
+) -> Step:
+    """A step of choices, all from the logits of the same row of each of the readers.
+
+    Args:
+        choices: the columns of each.
+        bans: of BAN.
+        counts: of COUNT.
+        readers: that have a row.
+    """
     return Step(
-        tokens=np.zeros(2, np.int64),
+        tokens=np.zeros(len(readers), np.int64),
         rows=rows({"length": 1}, readers=readers),
         blocks=blocks({"length": 1}, readers=readers),
-        choices=table(CHOICE, [chosen]),
-        bans=table(BAN, [{"choice": 0, "token": token} for token in bans]),
-        counts=table(
-            COUNT,
-            [{"choice": 0, "token": token, "times": n} for token, n in (counts or {}).items()],
-        ),
+        choices=table(CHOICE, [{**_CHOICE, **columns} for columns in choices]),
+        bans=np.array([*bans], BAN),
+        counts=np.array([*counts], COUNT),
         copies=table(COPY, []),
         adapters=pack_changes([]),
     )

@@ -102,7 +102,7 @@ def contrast(bench: Bench, rows: int, *, sampled: bool) -> Case:
 
     def make() -> Callable[[], object]:
         expert, base = (torch.randn(2, rows, vocab, device=device) * 4).to(dtype)
-        noise = -torch.empty(rows, vocab, device=device).exponential_().log()
+        key = torch.arange(2 * rows, dtype=torch.int32, device=device).view(rows, 2)
         alpha, beta, temperature = torch.full((3, rows), 0.1, device=device)
         mode = torch.full((rows,), int(Mode.COLD), dtype=torch.int32, device=device)
         if not sampled:
@@ -114,11 +114,10 @@ def contrast(bench: Bench, rows: int, *, sampled: bool) -> Case:
             alpha=alpha,
             beta=beta,
             temperature=temperature,
-            noise=noise if sampled else None,
+            key=key if sampled else None,
         )
 
     kind = "sampled" if sampled else "greedy"
-    # Noise is read where a tile holds a valid token alone: not counted.
     size = 2 * rows * vocab * dtype.itemsize
     return Case(f"contrast_select {kind} {rows} x {vocab}", size, make)
 

@@ -58,7 +58,7 @@ def contrast(ops: Ops, rows: int, vocab: int, device: torch.device) -> Case:
         "alpha": alpha,
         "beta": beta,
         "temperature": torch.zeros(rows, device=device),
-        "noise": None,
+        "key": None,
     }
     compiled = torch.compile(eager_contrast, dynamic=False)
     return Case(

@@ -15,48 +15,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cold_backend.contract import Float32Array, Int64Array, Table
-from cold_backend.decoding.logits import NEVER, Logits, log_probs_of
+from cold_backend.contract import Table
+from cold_backend.decoding.logits import NEVER, Logits, column
 from cold_kernels import Mode, Ops
 
 
-def take_forced(choices: Table, tokens: Int64Array) -> Int64Array:
+def take_forced(choices: Table, token: Tensor) -> Tensor:
     """The tokens [E] of the choices, where one was forced that one.
 
     A choice whose logits are not finite stays as it is.
     """
-    forced = choices["forced"]
-    taken: Int64Array = np.where((forced >= 0) & (tokens >= 0), forced, tokens)
-    return taken
+    if not (choices["forced"] >= 0).any():
+        return token
+    forced = column(choices, "forced", token.device)
+    return torch.where((forced >= 0) & (token >= 0), forced, token)
 
 
 def forced_log_probs(
-    ops: Ops,
-    choices: Table,
-    logits: Logits,
-    tokens: Int64Array,
-    expert: Float32Array,
-    base: Float32Array,
-) -> Float32Array:
-    """Log-probabilities [E] of forced tokens under their decodings; NaN for others.
+    ops: Ops, choices: Table, logits: Logits, token: Tensor, expert: Tensor, base: Tensor
+) -> Tensor:
+    """Log-probabilities [E] of forced tokens under their decodings; of others, of no meaning.
 
     Args:
         ops: the kernels.
         choices: of the step.
         logits: of the choices.
-        tokens: [E] taken.
+        token: [E] taken; -1 means nothing.
         expert: [E] the expert's own log-probability of each.
         base: [E] likewise the base's.
     """
-    is_forced = (choices["forced"] >= 0) & (tokens >= 0)
-    own = np.where(choices["mode"] == Mode.BASE, base, expert)
-    found = np.where(is_forced, own, np.float32(np.nan))
-    contrasted = np.flatnonzero(is_forced & (choices["mode"] == Mode.COLD))
-    if len(contrasted):
-        of = logits.take(contrasted)
-        taken = torch.from_numpy(tokens[contrasted]).to(of.expert.device)
-        found[contrasted] = _contrasted(ops, of, taken[:, None]).cpu().numpy()
-    return found
+    own = torch.where(logits.mode == Mode.BASE, base, expert)
+    contrasted = np.flatnonzero((choices["forced"] >= 0) & (choices["mode"] == Mode.COLD))
+    if not len(contrasted):
+        return own
+    at = torch.from_numpy(contrasted).to(token.device)
+    tokens = token[at, None].clamp(min=0)
+    return own.index_copy(0, at, _contrasted(ops, logits.take(contrasted), tokens))
 
 
 def _contrasted(ops: Ops, of: Logits, tokens: Tensor) -> Tensor:
@@ -65,5 +59,6 @@ def _contrasted(ops: Ops, of: Logits, tokens: Tensor) -> Tensor:
     valid = scores > NEVER  # [n, V]
     expert = of.expert.float()
     mass = expert.masked_fill(~valid, NEVER).logsumexp(1) - expert.logsumexp(1)
-    contrast = mass + log_probs_of(scores, tokens)[:, 0]
-    return torch.where(valid.gather(1, tokens)[:, 0], contrast, log_probs_of(expert, tokens)[:, 0])
+    contrast = mass + ops.log_probs(scores, tokens)[:, 0]
+    own = ops.log_probs(expert, tokens)[:, 0]
+    return torch.where(valid.gather(1, tokens)[:, 0], contrast, own)

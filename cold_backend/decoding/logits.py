@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cold_backend.contract import Float32Array, Int64Array, Step, Table
+from cold_backend.contract import Int64Array, Step, Table
 
 NEVER = float("-inf")
 
@@ -24,7 +24,6 @@ class Logits:
         mode: [E] int32, `cold_kernels.Mode`.
         alpha: [E] float32.
         beta: [E] float32.
-        temperature: [E] float32.
     """
 
     expert: Tensor
@@ -32,45 +31,30 @@ class Logits:
     mode: Tensor
     alpha: Tensor
     beta: Tensor
-    temperature: Tensor
 
     @classmethod
     def of(cls, step: Step, logits: Tensor) -> Logits:
         """From the logits [E', V] of the step's emitting rows, in row order."""
         place = np.cumsum(step.rows["emits"]) - 1  # of each row among the emitting ones
-
-        def setting(name: str) -> Tensor:
-            return torch.from_numpy(step.choices[name].copy()).to(logits.device)
-
         return cls(
             expert=_take(logits, place, step.choices["expert"]),
             base=_take(logits, place, step.choices["base"]),
-            mode=setting("mode"),
-            alpha=setting("alpha"),
-            beta=setting("beta"),
-            temperature=setting("temperature"),
+            mode=column(step.choices, "mode", logits.device),
+            alpha=column(step.choices, "alpha", logits.device),
+            beta=column(step.choices, "beta", logits.device),
         )
 
     def take(self, choices: Int64Array) -> Logits:
         """Those of some choices."""
-        picked = torch.from_numpy(choices).to(self.expert.device)
-        return Logits(
-            self.expert[picked],
-            self.base[picked],
-            self.mode[picked],
-            self.alpha[picked],
-            self.beta[picked],
-            self.temperature[picked],
-        )
+        parts = (self.expert, self.base, self.mode, self.alpha, self.beta)
+        return Logits(*(take_rows(part, choices) for part in parts))
 
     def without(self, bans: Table) -> Logits:
         """With the banned tokens of `Step.bans` at -inf."""
         if not len(bans):
             return self
-        places = tuple(
-            torch.from_numpy(bans[name].astype(np.int64)).to(self.expert.device)
-            for name in ("choice", "token")
-        )
+        device = self.expert.device
+        places = column(bans, "choice", device).long(), column(bans, "token", device)
         never = self.expert.new_tensor(NEVER)
         return replace(
             self,
@@ -79,30 +63,21 @@ class Logits:
         )
 
 
-def log_probs_of(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Log-probabilities [n, k] of tokens [n, k] under logits [n, V]."""
-    logits = logits.float()
-    return logits.gather(1, tokens) - logits.logsumexp(dim=1, keepdim=True)
+def column(rows: Table, name: str, device: torch.device) -> Tensor:
+    """A column [n] of a table, on a device."""
+    return torch.from_numpy(rows[name].copy()).to(device)
 
 
-def row_noise(choice: np.void, vocab: int) -> Float32Array:
-    """Standard Gumbel noise [V] of one choice.
-
-    It depends on the seed and the position alone, so that the rest of the batch cannot change what
-    is drawn.
-    """
-    # The counter's lower word counts the draws within a position.
-    counter = [0, int(choice["position"]), 0, 0]
-    generator = np.random.Generator(np.random.Philox(key=int(choice["seed"]), counter=counter))
-    waits = generator.standard_exponential(vocab, dtype=np.float32)
-    noise: Float32Array = -np.log(np.maximum(waits, np.finfo(np.float32).tiny))
-    return noise
+def take_rows(tensor: Tensor, rows: Int64Array) -> Tensor:
+    """Some rows of a tensor; no copy where they follow one another."""
+    first = int(rows[0]) if len(rows) else 0
+    if (rows == np.arange(first, first + len(rows))).all():
+        return tensor[first : first + len(rows)]
+    return tensor[torch.from_numpy(rows).to(tensor.device)]
 
 
-def _take(logits: Tensor, place: npt.NDArray[np.int64], rows: npt.NDArray[np.int32]) -> Tensor:
+def _take(logits: Tensor, place: Int64Array, rows: npt.NDArray[np.int32]) -> Tensor:
     """[E, V] of the given rows; of no row, whatever there is."""
-    at = np.where(rows < 0, 0, place[rows])
-    first = int(at[0]) if len(at) else 0
-    if (at == np.arange(first, first + len(at))).all():
-        return logits[first : first + len(at)]
-    return logits[torch.from_numpy(at).to(logits.device)]
+    if (rows < 0).all() and len(rows) <= len(logits):
+        return logits[: len(rows)]
+    return take_rows(logits, np.where(rows < 0, 0, place[rows]))

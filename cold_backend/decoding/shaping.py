@@ -1,7 +1,6 @@
-"""Choices with penalties, top_k, top_p or min_p: what the fused op does not do.
+"""Choices with penalties, top_k, top_p or min_p, all of a step at once.
 
-They are made one by one in torch, on the tokens that are left to choose from: under contrast that
-is the small valid set.
+They look at the scores of whole rows, which under contrast are those of the valid set alone.
 """
 
 from __future__ import annotations
@@ -10,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cold_backend.contract import NONE, Int64Array, Step, Table
-from cold_backend.decoding.logits import NEVER, Logits, row_noise
-from cold_kernels import Ops
+from cold_backend.contract import Int64Array, Step
+from cold_backend.decoding.keys import noise_keys
+from cold_backend.decoding.logits import Logits, column
+from cold_kernels import Drawn, Ops
 
 
 def shaped_choices(step: Step) -> Int64Array:
@@ -24,69 +24,37 @@ def shaped_choices(step: Step) -> Int64Array:
     return np.flatnonzero(shaped)
 
 
-def choose_shaped(ops: Ops, step: Step, chosen: Int64Array, logits: Logits) -> list[int]:
-    """The tokens of some choices, NONE where there is nothing left to choose from.
+def draw_shaped(ops: Ops, step: Step, chosen: Int64Array, logits: Logits, room: int) -> Drawn:
+    """The tokens of some choices; penalties first, then temperature, min_p, top_k, top_p, noise.
 
     Args:
         ops: the kernels.
         step: the step that gave the logits.
-        chosen: [n] places of the choices.
+        chosen: [n] places of the choices, ascending.
         logits: of all choices, banned tokens left out.
+        room: how many of a row's best tokens need be looked at, see `Draw`.
     """
-    if not len(chosen):
-        return []
     of = logits.take(chosen)
     scores = ops.contrast_scores(of.expert, of.base, mode=of.mode, alpha=of.alpha, beta=of.beta)
-    tokens = []
-    for place, own in zip(chosen, scores, strict=True):
-        ids = (own > NEVER).nonzero()[:, 0]  # [n]
-        choice, counts = step.choices[place], step.counts[step.counts["choice"] == place]
-        tokens.append(_draw(ids, _penalise(ids, own[ids], counts, choice), choice))
-    return tokens
+    own = step.choices[chosen]
+    if len(step.counts):
+        _penalise(ops, scores, step, chosen)
+    names = ("temperature", "top_k", "top_p", "min_p")
+    settings = {name: column(own, name, scores.device) for name in names}
+    key = torch.from_numpy(noise_keys(own)).to(scores.device)
+    return ops.draw(scores, **settings, key=key, room=room)
 
 
-def _penalise(ids: Tensor, scores: Tensor, counts: Table, choice: np.void) -> Tensor:
-    """Applies the penalties of one choice to the scores [n] of its tokens [n], which ascend.
-
-    Repetition as in CTRL (arXiv 1909.05858) over prompt and output: a positive score is divided, a
-    negative one multiplied. Presence and frequency over the output are subtracted.
-    """
-    if not len(counts) or not len(ids):
-        return scores
-    tokens, times = (
-        torch.from_numpy(counts[name].copy()).to(scores.device) for name in ("token", "times")
+def _penalise(ops: Ops, scores: Tensor, step: Step, chosen: Int64Array) -> None:
+    """Applies the penalties to the scores [n, V] of some choices: whoever has any is among them."""
+    place = np.empty(len(step.choices), np.int64)
+    place[chosen] = np.arange(len(chosen))
+    own, device = step.choices[chosen], scores.device
+    names = ("repetition", "presence", "frequency")
+    ops.penalise(
+        scores,
+        row=torch.from_numpy(place[step.counts["choice"]]).to(device),
+        token=column(step.counts, "token", device),
+        times=column(step.counts, "times", device),
+        **{name: column(own, f"{name}_penalty", device) for name in names},
     )
-    places = torch.searchsorted(ids, tokens).clamp(max=len(ids) - 1)
-    left = ids[places] == tokens
-    places, times = places[left], times[left]
-    seen = scores[places]
-    repetition = float(choice["repetition_penalty"])
-    seen = torch.where(seen > 0, seen / repetition, seen * repetition)
-    seen = seen - times * float(choice["frequency_penalty"])
-    seen = seen - (times > 0) * float(choice["presence_penalty"])
-    return scores.index_copy(0, places, seen)
-
-
-def _draw(ids: Tensor, scores: Tensor, choice: np.void) -> int:
-    """Takes the best of the scores [n] of the tokens [n], or samples.
-
-    Sampling: temperature, then min_p, top_k, top_p, then noise.
-    """
-    if not len(ids):
-        return NONE
-    temperature = float(choice["temperature"])
-    if temperature == 0:
-        return int(ids[scores.argmax()])
-    ordered, order = ((scores - scores.max()) / temperature).sort(descending=True, stable=True)
-    probs = ordered.softmax(0)
-    keep = probs >= float(choice["min_p"]) * probs[0]
-    top_k = int(choice["top_k"])
-    if top_k > 0:
-        keep[top_k:] = False
-    probs = (probs * keep) / (probs * keep).sum()
-    # A token stays if those before it hold less than top_p: the first always does.
-    keep &= (probs.cumsum(0) - probs) < float(choice["top_p"])
-    kept = ids[order[keep]]
-    noise = row_noise(choice, int(ids[-1]) + 1)  # of the tokens up to the last candidate
-    drawn = (ordered[keep] + torch.from_numpy(noise).to(scores.device)[kept]).argmax()
-    return int(kept[drawn])

@@ -5,7 +5,8 @@ Dimensions, here and in the docstrings: R rows, V vocabulary, T tokens, L adapte
 size.
 """
 
+from cold_kernels.choice_ops import Drawn
 from cold_kernels.dispatch import IMPLEMENTATIONS, KernelError, Ops, load_ops
 from cold_kernels.ops import Mode, Selection
 
-__all__ = ["IMPLEMENTATIONS", "KernelError", "Mode", "Ops", "Selection", "load_ops"]
+__all__ = ["IMPLEMENTATIONS", "Drawn", "KernelError", "Mode", "Ops", "Selection", "load_ops"]

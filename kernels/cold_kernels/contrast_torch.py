@@ -1,5 +1,5 @@
 """The contrast scores of whole rows made of torch's own operators: the specification, and what
-every device uses. Contract: `ops.ContrastScores`.
+other devices than the CPU use. Contract: `ops.ContrastScores`.
 """
 
 from __future__ import annotations

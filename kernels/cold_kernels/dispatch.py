@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cold_kernels.choice_ops import Draw, Drawn, LogProbs, Penalise
 from cold_kernels.layer_ops import AddRmsNorm, Attend, Project, SiluMultiply
 from cold_kernels.ops import ContrastScores, ContrastSelect, LoraApply, Selection
 from cold_kernels.packing import Packing
@@ -32,11 +34,14 @@ class KernelError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Ops:
-    """The ops of one implementation; contracts: `cold_kernels.ops`, `cold_kernels.layer_ops`."""
+    """The ops of one implementation; contracts: `ops`, `choice_ops`, `layer_ops`."""
 
     name: str
     contrast_select: ContrastSelect
     contrast_scores: ContrastScores
+    penalise: Penalise
+    draw: Draw
+    log_probs: LogProbs
     lora_apply: LoraApply
     packing: Packing
     project: Project
@@ -67,8 +72,11 @@ def load_ops(name: str, device: torch.device) -> Ops:
     ops = getattr(torch.ops, module.NAMESPACE)
     return Ops(
         name=chosen,
-        contrast_select=_selecting(ops.contrast_select.default),
+        contrast_select=_named(ops.contrast_select.default, Selection),
         contrast_scores=ops.contrast_scores.default,
+        penalise=ops.penalise.default,
+        draw=_named(ops.draw.default, Drawn),
+        log_probs=ops.log_probs.default,
         lora_apply=ops.lora_apply.default,
         packing=module.PACKING,
         project=ops.project.default,
@@ -78,10 +86,10 @@ def load_ops(name: str, device: torch.device) -> Ops:
     )
 
 
-def _selecting(op: Any) -> Any:
+def _named(op: Any, outputs: Callable[..., Any]) -> Any:
     """The op with its outputs by name."""
 
-    def select(*tensors: Tensor, **settings: Tensor | None) -> Selection:
-        return Selection(*op(*tensors, **settings))
+    def run(*tensors: Tensor, **settings: Any) -> Any:
+        return outputs(*op(*tensors, **settings))
 
-    return select
+    return run

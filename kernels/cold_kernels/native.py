@@ -1,7 +1,4 @@
-"""The ops in C++ for the CPU, built when the package is installed (`kernels/csrc`).
-
-contrast_scores alone is torch's own operators here too.
-"""
+"""The ops in C++ for the CPU, built when the package is installed (`kernels/csrc`)."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import importlib.util
 
 import torch
 
-from cold_kernels import contrast_torch
 from cold_kernels.ops import define
 from cold_kernels.packing import PANELS
 
@@ -21,4 +17,3 @@ if _built is None or _built.origin is None:
     raise ImportError("the native ops were not built when cold-kernels was installed")
 LIBRARY = define(NAMESPACE)
 torch.ops.load_library(_built.origin)
-contrast_torch.implement(LIBRARY)

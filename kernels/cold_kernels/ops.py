@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from cold_kernels import layer_ops
+from cold_kernels import choice_ops, layer_ops
 
 
 class Mode(enum.IntEnum):
@@ -57,7 +57,7 @@ class ContrastSelect(Protocol):
         alpha: Tensor,
         beta: Tensor,
         temperature: Tensor,
-        noise: Tensor | None,
+        key: Tensor | None,
     ) -> Selection:
         """Picks each row's token from its contrast scores.
 
@@ -67,16 +67,16 @@ class ContrastSelect(Protocol):
             EXPERT: score = e
             BASE:   score = a
             token = argmax(score) if temperature is 0, else argmax((score - max(score)) /
-            temperature + noise); with standard Gumbel noise that draws from
-            softmax(score / temperature).
+            temperature + noise), which draws from softmax(score / temperature): noise is
+            standard Gumbel noise, `noise.gumbel` of the row's key and the token.
         Of equal values the leftmost wins. A token whose logit is -inf is never picked; one that is
         valid and that the base has at -inf scores +inf unless beta is 0.
         e + beta * (e - a), unlike (1 + beta) * e - beta * a, is exact where e = a or beta = 0.
         Source: CoLD, arXiv 2505.14620; Algorithm 2 of arXiv 2309.09117.
 
-        Shape: expert, base [R, V]; mode, alpha, beta, temperature [R]; noise [R, V], or None if no
+        Shape: expert, base [R, V]; mode, alpha, beta, temperature [R]; key [R, 2], or None if no
             row samples.
-        DType: expert, base float16, bfloat16 or float32, both the same; mode int32; the rest
+        DType: expert, base float16, bfloat16 or float32, both the same; mode, key int32; the rest
             float32.
         Mutates: nothing. A row's logits that its mode does not read may hold anything.
         """
@@ -133,7 +133,7 @@ class LoraApply(Protocol):
 _SCHEMAS = {
     "contrast_select": (
         "(Tensor expert, Tensor base, *, Tensor mode, Tensor alpha, Tensor beta, "
-        "Tensor temperature, Tensor? noise) -> (Tensor token, Tensor score, "
+        "Tensor temperature, Tensor? key) -> (Tensor token, Tensor score, "
         "Tensor expert_log_prob, Tensor base_log_prob, Tensor valid_count, Tensor expert_token)"
     ),
     "contrast_scores": (
@@ -153,9 +153,9 @@ def define(namespace: str) -> torch.library.Library:
         The library to register implementations with; the ops live as long as it does.
     """
     library = torch.library.Library(namespace, "DEF")
-    for name, schema in {**_SCHEMAS, **layer_ops.SCHEMAS}.items():
+    for name, schema in {**_SCHEMAS, **choice_ops.SCHEMAS, **layer_ops.SCHEMAS}.items():
         library.define(name + schema)
-    for name, fake in layer_ops.FAKES.items():
+    for name, fake in {**choice_ops.FAKES, **layer_ops.FAKES}.items():
         torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
     torch.library.register_fake(f"{namespace}::contrast_select", _empty_selection, lib=library)
     torch.library.register_fake(f"{namespace}::contrast_scores", _empty_scores, lib=library)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cold_kernels import contrast_torch, layer_torch
+from cold_kernels import choice_torch, contrast_torch, layer_torch
+from cold_kernels.noise import gumbel
 from cold_kernels.ops import Mode, Selection, define
 from cold_kernels.packing import PLAIN
 
@@ -21,17 +22,19 @@ def contrast_select(
     alpha: Tensor,
     beta: Tensor,
     temperature: Tensor,
-    noise: Tensor | None,
+    key: Tensor | None,
 ) -> Selection:
     """See `ops.ContrastSelect`."""
     scores = contrast_torch.contrast_scores(expert, base, mode=mode, alpha=alpha, beta=beta)
     keys = scores
-    if noise is not None:
+    if key is not None:
         samples = temperature[:, None] > 0
         divisor = torch.where(samples, temperature[:, None], 1.0)
         # Below its best, a score can be divided by the smallest temperature without overflow.
         best = scores.max(dim=1, keepdim=True).values
         below = torch.where(scores == best, 0.0, scores - best)  # the best may be infinite
+        tokens = torch.arange(expert.shape[1], dtype=torch.int32, device=expert.device)
+        noise = gumbel(key, tokens)
         keys = torch.where(samples, below / divisor + noise, scores)
     token = _leftmost_argmax(keys)
 
@@ -95,4 +98,5 @@ LIBRARY = define(NAMESPACE)
 LIBRARY.impl("contrast_select", contrast_select, "CompositeExplicitAutograd")
 LIBRARY.impl("lora_apply", lora_apply, "CompositeExplicitAutograd")
 contrast_torch.implement(LIBRARY)
+choice_torch.implement(LIBRARY)
 layer_torch.implement(LIBRARY, lora_apply)

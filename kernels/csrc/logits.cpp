@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
+#include <utility>
 
 namespace cold {
 namespace {
@@ -131,7 +132,114 @@ COLD_INLINE int64_t find_all(const T* logits, int64_t n, const float* block_max,
   return count;
 }
 
+// The ids of what `load` takes from p, less those before p.
+template <typename T>
+COLD_INLINE std::pair<Words, Words> places() {
+  constexpr uint32_t kStride = sizeof(T) == 2 ? 2 : 1;
+  Words lane;
+  for (uint32_t i = 0; i < 16; ++i) lane[i] = i;
+  return {lane * kStride, lane * kStride + (kStride == 2 ? 1 : 16)};
+}
+
+template <typename T>
+COLD_INLINE void widen_all(const T* logits, int64_t n, float* out) {
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
+    Pair x = load(logits + i);
+    if constexpr (sizeof(T) == 2)
+      x = {__builtin_shufflevector(x.first, x.second, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6,
+                                   22, 7, 23),
+           __builtin_shufflevector(x.first, x.second, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29,
+                                   14, 30, 15, 31)};
+    store(out + i, x);
+  }
+  for (; i < n; ++i) out[i] = to_float(logits[i]);
+}
+
+// In each lane the best key and its token.
+struct Lanes {
+  Floats key = Floats{} - kInfinity, score = Floats{};
+  Words ids = Words{};
+  COLD_INLINE void see(Floats scores, Words at, const Heat& heat) {
+    const Floats keys = perturbed(scores, at, heat);
+    const auto better = keys > key || (keys == key && at < ids);
+    key = better ? keys : key;
+    score = better ? scores : score;
+    ids = better ? at : ids;
+  }
+  COLD_INLINE Best best() const {
+    Best best;
+    for (int i = 0; i < 16; ++i)
+      if (key[i] > -kInfinity) best.see(ids[i], score[i], key[i]);
+    return best;
+  }
+};
+
+// Calls see(scores, ids) for all of n logits, sixteen at a time; what is beyond them is at -inf.
+template <typename T, typename F>
+COLD_INLINE void visit(const T* p, int64_t n, uint32_t first, const F& see) {
+  const auto [here, there] = places<T>();
+  for (int64_t i = 0; i < n; i += kWidth) {
+    T rest[kWidth];
+    const T* from = p + i;
+    if (i + kWidth > n) {
+      std::fill(rest, rest + kWidth, Order<T>::number(Order<T>::kMinusInfinity));
+      std::memcpy(rest, p + i, (n - i) * sizeof(T));
+      from = rest;
+    }
+    const Pair x = load(from);
+    see(x.first, first + uint32_t(i) + here);
+    see(x.second, first + uint32_t(i) + there);
+  }
+}
+
+// Most tokens are far from winning, which is seen without the logarithms of their noise.
+template <typename T>
+COLD_INLINE void sample_block(const T* p, int64_t n, uint32_t first, const Heat& heat,
+                              Lanes& lanes, float& highest) {
+  constexpr int64_t kStep = 64;
+  const float cold = 1 / heat.temperature;
+  for (int64_t start = 0; start < n; start += kStep) {
+    const int64_t here = std::min(kStep, n - start);
+    Floats most = Floats{} - kInfinity;
+    visit(p + start, here, first + start, [&](Floats x, Words ids) {
+      const Floats key = (x - heat.best) * cold + at_least_gumbel(ids, heat);
+      most = key > most ? key : most;
+    });
+    if (max(most) < highest) continue;
+    visit(p + start, here, first + start, [&](Floats x, Words ids) { lanes.see(x, ids, heat); });
+    highest = std::max(highest, max(lanes.key));
+  }
+}
+
+template <typename T>
+COLD_INLINE Best sample_all(const T* logits, int64_t n, const float* block_max, const Heat& heat) {
+  Lanes lanes;
+  float highest = kLeastNoise;  // a key that is reached
+  for (int64_t start = 0; start < n; start += kBlock) {
+    const float top = *block_max++;
+    if (top == -kInfinity || (top - heat.best) / heat.temperature + kMostNoise < highest) continue;
+    sample_block(logits + start, std::min(kBlock, n - start), start, heat, lanes, highest);
+  }
+  return lanes.best();
+}
+
 }  // namespace
+
+COLD_CLONES Best sample_among(const int32_t* ids, const float* scores, int64_t n,
+                              const Heat& heat) {
+  constexpr int64_t kLanes = 16;
+  Lanes lanes;
+  for (int64_t i = 0; i < n; i += kLanes) {
+    Ints at{};
+    Floats score = Floats{} - kInfinity;
+    const int64_t here = std::min(kLanes, n - i);
+    std::memcpy(&at, ids + i, here * sizeof(*ids));
+    std::memcpy(&score, scores + i, here * sizeof(*scores));
+    lanes.see(score, bit_cast<Words>(at), heat);
+  }
+  return lanes.best();
+}
 
 void Stats::merge(const Stats& other) {
   broken |= other.broken;
@@ -150,6 +258,13 @@ float Stats::log_sum_exp() const { return max + std::log(sum); }
   COLD_CLONES int64_t find(const T* logits, int64_t n, const float* block_max, float cutoff, \
                            int32_t* found) {                                                  \
     return find_all(logits, n, block_max, cutoff, found);                                     \
+  }                                                                                           \
+  COLD_CLONES Best sample(const T* logits, int64_t n, const float* block_max,                 \
+                          const Heat& heat) {                                                 \
+    return sample_all(logits, n, block_max, heat);                                            \
+  }                                                                                           \
+  COLD_CLONES void widen(const T* logits, int64_t n, float* out) {                            \
+    widen_all(logits, n, out);                                                                \
   }
 COLD_DEFINE(float)
 COLD_DEFINE(BFloat16)

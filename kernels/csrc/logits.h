@@ -3,12 +3,14 @@
 
 #include <cstdint>
 
+#include "noise.h"
 #include "vector.h"
 
 namespace cold {
 
 // Tokens whose maximum is remembered, so that those far from the row's best are not read again.
 constexpr int64_t kBlock = 512;
+constexpr float kNotANumber = std::numeric_limits<float>::quiet_NaN();
 
 // What one pass over a span of one row's logits finds.
 struct Stats {
@@ -31,5 +33,29 @@ int64_t find(const BFloat16* logits, int64_t n, const float* block_max, float cu
              int32_t* found);
 int64_t find(const Float16* logits, int64_t n, const float* block_max, float cutoff,
              int32_t* found);
+
+// n logits as floats.
+void widen(const float* logits, int64_t n, float* out);
+void widen(const BFloat16* logits, int64_t n, float* out);
+void widen(const Float16* logits, int64_t n, float* out);
+
+// Keeps the best of what it is shown; of equal keys the leftmost token.
+struct Best {
+  int64_t token = -1;
+  float key = -kInfinity, score = kNotANumber;
+  void see(int64_t id, float score_, float key_) {
+    if (token >= 0 && !(key_ > key || (key_ == key && id < token))) return;
+    token = id, key = key_, score = score_;
+  }
+};
+
+// Samples from n logits, of which heat.best is the highest and finite. Blocks in which no token can
+// win are not read.
+Best sample(const float* logits, int64_t n, const float* block_max, const Heat& heat);
+Best sample(const BFloat16* logits, int64_t n, const float* block_max, const Heat& heat);
+Best sample(const Float16* logits, int64_t n, const float* block_max, const Heat& heat);
+
+// Samples from the tokens of n ids with these scores.
+Best sample_among(const int32_t* ids, const float* scores, int64_t n, const Heat& heat);
 
 }  // namespace cold

@@ -17,9 +17,9 @@ constexpr int64_t kGrain = 1 << 15;
 
 Selection contrast_select(const Tensor& expert, const Tensor& base, const Tensor& mode,
                           const Tensor& alpha, const Tensor& beta, const Tensor& temperature,
-                          const std::optional<Tensor>& noise) {
+                          const std::optional<Tensor>& key) {
   check_shape(base, expert.scalar_type(), expert.sizes(), "base");
-  const Settings settings(expert, mode, alpha, beta, temperature, noise);
+  const Settings settings(expert, mode, alpha, beta, temperature, key);
   Chosen chosen(expert.size(0));
   dispatch(expert, [&](auto element) {
     using T = decltype(element);
@@ -126,7 +126,7 @@ void lora_apply(Tensor y, const Tensor& x, const Tensor& a, const Tensor& b, con
   check_shape(strength, at::kFloat, {tokens}, "strength");
   TORCH_CHECK(y.stride(1) == 1, "y: its rows must be contiguous");
   TORCH_CHECK(a.is_contiguous() && b.is_contiguous(), "a and b must be contiguous");
-  const Tensor input = x.stride(1) == 1 ? x : x.contiguous();
+  const Tensor input = in_rows(x);
   const Tensor indices = index.contiguous(), strengths = strength.contiguous();
   const std::vector<Tile> tiles = tiles_of(indices.const_data_ptr<int32_t>(), tokens,
                                            rank.const_data_ptr<int32_t>(), adapters);

@@ -19,51 +19,53 @@ using Selection = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 enum Mode : int32_t { kCold = 0, kExpert = 1, kBase = 2 };
 
-constexpr float kNotANumber = std::numeric_limits<float>::quiet_NaN();
 // Logits that one thread examines at a time: they stay in the second-level cache.
 constexpr int64_t kSpan = 64 * kBlock;
 
 // The rows' settings, one value each.
 struct Settings {
   Settings(const Tensor& expert, const Tensor& mode, const Tensor& alpha, const Tensor& beta,
-           const Tensor& temperature, const std::optional<Tensor>& noise)
+           const Tensor& temperature, const std::optional<Tensor>& key)
       : mode_(mode.contiguous()),
         alpha_(alpha.contiguous()),
         beta_(beta.contiguous()),
         temperature_(temperature.contiguous()),
-        noise_(noise ? noise->contiguous() : Tensor()) {
+        key_(key ? key->contiguous() : Tensor()) {
     const int64_t rows = expert.size(0);
     check_shape(mode_, at::kInt, {rows}, "mode");
     check_shape(alpha_, at::kFloat, {rows}, "alpha");
     check_shape(beta_, at::kFloat, {rows}, "beta");
     check_shape(temperature_, at::kFloat, {rows}, "temperature");
-    if (noise) check_shape(noise_, at::kFloat, expert.sizes(), "noise");
+    if (key) check_shape(key_, at::kInt, {rows, 2}, "key");
   }
   int32_t mode(int64_t row) const { return mode_.const_data_ptr<int32_t>()[row]; }
   float alpha(int64_t row) const { return alpha_.const_data_ptr<float>()[row]; }
   float beta(int64_t row) const { return beta_.const_data_ptr<float>()[row]; }
   float temperature(int64_t row) const { return temperature_.const_data_ptr<float>()[row]; }
-  // Null where the row takes the best score.
-  const float* noise(int64_t row) const {
-    return noise_.defined() && temperature(row) > 0 ? row_of<float>(noise_, row) : nullptr;
+  // Whether the row takes a sample, in place of the best score.
+  bool samples(int64_t row) const { return key_.defined() && temperature(row) > 0; }
+  Heat heat(int64_t row, float best) const {
+    const auto* words = reinterpret_cast<const uint32_t*>(key_.const_data_ptr<int32_t>()) + 2 * row;
+    return {best, temperature(row), words[0], words[1]};
   }
 
  private:
-  Tensor mode_, alpha_, beta_, temperature_, noise_;
+  Tensor mode_, alpha_, beta_, temperature_, key_;
 };
 
 // Statistics of the rows of one model's logits, those that are read.
 template <typename T>
 struct Logits {
-  Logits(const Tensor& logits, const Settings& settings, int32_t unread)
+  explicit Logits(const Tensor& logits)
       : rows(logits.size(0)),
         vocab(logits.size(1)),
         blocks((vocab + kBlock - 1) / kBlock),
         spans((vocab + kSpan - 1) / kSpan),
-        tensor(logits.stride(1) == 1 ? logits : logits.contiguous()),
+        tensor(in_rows(logits)),
         block_max(rows * blocks),
         stats(rows * spans),
-        read(rows) {
+        read(rows, true) {}
+  Logits(const Tensor& logits, const Settings& settings, int32_t unread) : Logits(logits) {
     for (int64_t row = 0; row < rows; ++row) read[row] = settings.mode(row) != unread;
   }
   const T* row(int64_t r) const { return row_of<T>(tensor, r); }
@@ -112,20 +114,6 @@ struct Choice {
   int32_t valid_count = 0;
 };
 
-// Keeps the best of what it is shown in ascending order of tokens; of equals the first.
-struct Best {
-  int64_t token = -1;
-  float key = -kInfinity, score = kNotANumber;
-  void see(int64_t id, float score_, float key_) {
-    if (token >= 0 && !(key_ > key)) return;
-    token = id, key = key_, score = score_;
-  }
-};
-
-inline float perturbed(float score, float best, float temperature, float noise) {
-  return (score == best ? 0.0f : (score - best) / temperature) + noise;
-}
-
 // e + beta * (e - a), with the product rounded before the sum as everywhere else: a fused
 // multiply-add would break ties differently.
 inline float contrast(float e, float a, float beta) {
@@ -138,18 +126,10 @@ inline float contrast(float e, float a, float beta) {
 template <typename T>
 Best choose_alone(const Logits<T>& logits, int64_t row, const Settings& settings) {
   const float best = logits.whole(row).max;
+  if (settings.samples(row))
+    return sample(logits.row(row), logits.vocab, logits.maxima(row), settings.heat(row, best));
   Best choice;
-  const float* noise = settings.noise(row);
-  if (!noise) {
-    choice.see(logits.leftmost(row, best), best, best);
-    return choice;
-  }
-  const T* p = logits.row(row);
-  for (int64_t i = 0; i < logits.vocab; ++i) {
-    const float score = to_float(p[i]);
-    if (score > -kInfinity)
-      choice.see(i, score, perturbed(score, best, settings.temperature(row), noise[i]));
-  }
+  choice.see(logits.leftmost(row, best), best, best);
   return choice;
 }
 
@@ -160,13 +140,11 @@ Best choose_contrasted(const T* expert, const T* base, const std::vector<int32_t
   std::vector<float> scores(valid.size());
   for (size_t i = 0; i < valid.size(); ++i)
     scores[i] = contrast(to_float(expert[valid[i]]), to_float(base[valid[i]]), settings.beta(row));
-  const float best = *std::max_element(scores.begin(), scores.end());
-  const float* noise = settings.noise(row);
+  const auto best = std::max_element(scores.begin(), scores.end());
+  if (settings.samples(row))
+    return sample_among(valid.data(), scores.data(), valid.size(), settings.heat(row, *best));
   Best choice;
-  for (size_t i = 0; i < valid.size(); ++i)
-    choice.see(valid[i], scores[i],
-               noise ? perturbed(scores[i], best, settings.temperature(row), noise[valid[i]])
-                     : scores[i]);
+  choice.see(valid[best - scores.begin()], *best, *best);
   return choice;
 }
 

@@ -30,4 +30,7 @@ const T* row_of(const Tensor& x, int64_t row) {
   return static_cast<const T*>(x.const_data_ptr()) + row * x.stride(0);
 }
 
+// With the elements of a row one after another.
+inline Tensor in_rows(const Tensor& x) { return x.stride(1) == 1 ? x : x.contiguous(); }
+
 }  // namespace cold

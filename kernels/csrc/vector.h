@@ -152,10 +152,12 @@ COLD_INLINE float sum(Floats x) {
 }
 
 COLD_INLINE float max(Floats x) {
-  float lanes[16], highest = -kInfinity;
-  std::memcpy(lanes, &x, sizeof(x));
-  for (const float lane : lanes) highest = lane > highest ? lane : highest;
-  return highest;
+  const auto higher = [](auto a, auto b) { return a > b ? a : b; };
+  const auto eight = higher(__builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7),
+                            __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15));
+  const auto four = higher(__builtin_shufflevector(eight, eight, 0, 1, 2, 3),
+                           __builtin_shufflevector(eight, eight, 4, 5, 6, 7));
+  return higher(higher(four[0], four[2]), higher(four[1], four[3]));
 }
 
 using Ints = int32_t __attribute__((vector_size(64)));

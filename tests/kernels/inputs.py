@@ -31,12 +31,12 @@ class Contrast:
     alpha: Tensor  # [R]
     beta: Tensor  # [R]
     temperature: Tensor  # [R]
-    noise: Tensor | None  # [R, V]
+    key: Tensor | None  # [R, 2]
 
     @property
     def settings(self) -> dict[str, Any]:
         """The keyword arguments of contrast_select."""
-        return {**self.scoring, "temperature": self.temperature, "noise": self.noise}
+        return {**self.scoring, "temperature": self.temperature, "key": self.key}
 
     @property
     def scoring(self) -> dict[str, Tensor]:
@@ -62,7 +62,7 @@ def contrast(
     """Random logits; the modes take turns, and so does the temperature with 0."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(2, rows, vocab, generator=generator) * 4
-    noise = -torch.empty(rows, vocab).exponential_(generator=generator).log()
+    key = torch.randint(-(2**31), 2**31, (rows, 2), generator=generator).int()
     return Contrast(
         expert=logits[0].to(dtype),
         base=logits[1].to(dtype),
@@ -70,7 +70,7 @@ def contrast(
         alpha=torch.full((rows,), alpha),
         beta=torch.full((rows,), beta),
         temperature=torch.tensor([temperature * (row % 4 != 3) for row in range(rows)]),
-        noise=noise if temperature else None,
+        key=key if temperature else None,
     )
 
 

@@ -25,7 +25,7 @@ def main() -> None:
             alpha=row,
             beta=row,
             temperature=row,
-            noise=None,
+            key=None,
         )
     print(
         json.dumps(

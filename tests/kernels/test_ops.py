@@ -29,6 +29,22 @@ def test_registration(implementation: Implementation) -> None:
     torch.library.opcheck(ops.contrast_select, (expert, base), settings, test_utils=checks)
     scoring = {name: settings[name] for name in case.scoring}
     torch.library.opcheck(ops.contrast_scores, (expert, base), scoring, test_utils=checks)
+    drawing = {
+        **dict.fromkeys(("temperature", "top_p", "min_p"), torch.full((3,), 0.5, device=on)),
+        "top_k": torch.full((3,), 5, dtype=torch.int32, device=on),
+        "key": torch.zeros((3, 2), dtype=torch.int32, device=on),
+        "room": 20,
+    }
+    some = torch.tensor([0, 2, 2], device=on)
+    penalties = {
+        **dict.fromkeys(("row", "token", "times"), some),
+        **dict.fromkeys(("repetition", "presence", "frequency"), torch.ones(3, device=on)),
+    }
+    penalties["token"] = torch.tensor([5, 5, 7], device=on)
+    torch.library.opcheck(ops.penalise, (expert.clone(),), penalties, test_utils=checks)
+    torch.library.opcheck(ops.draw, (expert,), drawing, test_utils=checks)
+    token = torch.zeros((3, 2), dtype=torch.int64, device=on)
+    torch.library.opcheck(ops.log_probs, (expert, token), test_utils=checks)
     adapters = lora(3, 20, 30, (4, 2), torch.float32)
     weights = {k: v.to(on) for k, v in adapters.weights.items()}
     arguments = (adapters.y.to(on), adapters.x.to(on))
@@ -60,7 +76,7 @@ def test_fake_tensors_get_shapes_and_types(implementation: Implementation) -> No
             alpha=rows,
             beta=rows,
             temperature=rows,
-            noise=None,
+            key=None,
         )
         scores = implementation.ops.contrast_scores(
             torch.empty(5, 90, dtype=torch.bfloat16),
@@ -69,6 +85,13 @@ def test_fake_tensors_get_shapes_and_types(implementation: Implementation) -> No
             alpha=rows,
             beta=rows,
         )
+        settings = dict.fromkeys(("temperature", "top_p", "min_p"), rows)
+        key = torch.empty((5, 2), dtype=torch.int32)
+        drawn = implementation.ops.draw(scores, **settings, top_k=mode, key=key, room=9)
+        found_log_probs = implementation.ops.log_probs(scores, torch.empty((5, 3)).long())
+    assert drawn.token.shape == drawn.certain.shape == (5,)
+    assert (drawn.token.dtype, drawn.certain.dtype) == (torch.int64, torch.bool)
+    assert (found_log_probs.shape, found_log_probs.dtype) == ((5, 3), torch.float32)
     assert scores.shape == (5, 90)
     assert scores.dtype == torch.float32
     assert all(tensor.shape == (5,) for tensor in found)
@@ -81,7 +104,7 @@ def test_fake_tensors_get_shapes_and_types(implementation: Implementation) -> No
     [
         ({"alpha": torch.ones(4)}, "alpha: shape must be"),
         ({"mode": torch.zeros(3, dtype=torch.int64)}, "mode: dtype must be"),
-        ({"noise": torch.zeros(3, 99)}, "noise: shape must be"),
+        ({"key": torch.zeros(3, 3, dtype=torch.int32)}, "key: shape must be"),
     ],
 )
 def test_native_checks_its_inputs(change: dict[str, Tensor], complaint: str) -> None:
@@ -89,6 +112,24 @@ def test_native_checks_its_inputs(change: dict[str, Tensor], complaint: str) -> 
     case = contrast(3, 100, torch.float32)
     with pytest.raises(RuntimeError, match=complaint):
         ops.contrast_select(case.expert, case.base, **{**case.settings, **change})
+
+
+@pytest.mark.parametrize(("name", "most"), [("row", 3), ("token", 100)])
+@pytest.mark.parametrize("wrong", [-1, 100])
+def test_native_checks_which_tokens_are_penalised(name: str, most: int, wrong: int) -> None:
+    ops = load_ops("native", torch.device("cpu"))
+    places = {name: torch.zeros(1, dtype=torch.int64) for name in ("row", "token", "times")}
+    places[name][0] = wrong
+    penalties = dict.fromkeys(("repetition", "presence", "frequency"), torch.ones(3))
+    with pytest.raises(RuntimeError, match=f"{name}: must be below {most}"):
+        ops.penalise(torch.zeros(3, 100), **places, **penalties)
+
+
+def test_native_checks_which_log_probabilities_are_wanted() -> None:
+    ops = load_ops("native", torch.device("cpu"))
+    for token in (-1, 100):
+        with pytest.raises(RuntimeError, match="token: must be below 100"):
+            ops.log_probs(torch.zeros(1, 100), torch.tensor([[token]]))
 
 
 def test_the_choice_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cold_kernels import Mode, Selection, contrast_torch, reference
+from cold_kernels.noise import gumbel
 from tests.kernels.conftest import Implementation
 from tests.kernels.inputs import (
     DTYPES,
@@ -31,11 +32,12 @@ BY_DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)
 def keys_of(case: Contrast) -> Tensor:
     """What each row's pick maximises, [R, V]."""
     scores = contrast_torch.contrast_scores(case.expert, case.base, **case.scoring)
-    if case.noise is None:
+    if case.key is None:
         return scores
     best = scores.max(1, keepdim=True).values
     heat = case.temperature[:, None]
-    drawn = (scores - best) / heat.clamp(min=1e-9) + case.noise
+    noise = gumbel(case.key, torch.arange(scores.shape[1], dtype=torch.int32))
+    drawn = (scores - best) / heat.clamp(min=1e-9) + noise
     return torch.where(heat > 0, drawn, scores)
 
 

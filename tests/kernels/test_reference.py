@@ -24,7 +24,7 @@ def select(
     alpha: float = 0.1,
     beta: float = 0.5,
     temperature: float = 0.0,
-    noise: Tensor | None = None,
+    key: Tensor | None = None,
 ) -> Selection:
     rows = len(expert)
     return OPS.contrast_select(
@@ -34,7 +34,7 @@ def select(
         alpha=torch.full((rows,), alpha),
         beta=torch.full((rows,), beta),
         temperature=torch.full((rows,), temperature),
-        noise=noise,
+        key=key,
     )
 
 
@@ -138,9 +138,9 @@ def test_broken_logits_are_reported_for_their_row(value: float) -> None:
 
 def test_gumbel_noise_samples_from_the_softmax_of_the_scores() -> None:
     rows, scores = 20000, torch.tensor([1.0, 0.0, -1.0, -30.0])
-    noise = -torch.empty(rows, 4).exponential_(generator=torch.manual_seed(0)).log()
+    key = torch.arange(2 * rows, dtype=torch.int32).view(rows, 2)
     expert = scores.expand(rows, 4).contiguous()
-    drawn = select(expert, expert, mode=EXPERT, temperature=2.0, noise=noise).token
+    drawn = select(expert, expert, mode=EXPERT, temperature=2.0, key=key).token
     shares = torch.bincount(drawn, minlength=4) / rows
     torch.testing.assert_close(shares, (scores / 2).softmax(0), atol=0.012, rtol=0)
 

@@ -49,7 +49,7 @@ def test_the_product_chooses_what_was_published(
         alpha=torch.full((rows,), alpha),
         beta=torch.full((rows,), beta),
         temperature=torch.zeros(rows),
-        noise=None,
+        key=None,
     )
     scores = published(expert.double(), base.double(), alpha, beta)
     torch.testing.assert_close(selection.token, scores.argmax(1))

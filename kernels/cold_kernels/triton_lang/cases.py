@@ -62,7 +62,7 @@ def _kernels(tuning: Tuning) -> Iterator[tuple[Any, str, dict[str, Any]]]:
     floats, longs = " *fp32", " *i64"
     selection = longs + 3 * floats + " *i32" + longs
     yield cold_tile_stats, "*T *T *i32" + 2 * floats + 3 * " i32", tile
-    pick = "*T *T *i32" + 6 * floats + selection + 3 * " i32"
+    pick = "*T *T *i32" + 3 * floats + " *i32" + 2 * floats + selection + 3 * " i32"
     for samples in (True, False):
         yield cold_pick, pick, {"SAMPLES": samples, **tiles}
     adapters = "*fp32 *i32 *i32 *fp32"

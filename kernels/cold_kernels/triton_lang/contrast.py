@@ -8,6 +8,8 @@ only those, which are few where the valid set is small.
 import triton
 import triton.language as tl
 
+from cold_kernels.triton_lang.noise import gumbel
+
 # cold_kernels.ops.Mode
 COLD = tl.constexpr(0)
 EXPERT = tl.constexpr(1)
@@ -16,6 +18,9 @@ BASE = tl.constexpr(2)
 NEVER = tl.constexpr(float("-inf"))
 INFINITY = tl.constexpr(float("inf"))
 NO_TOKEN = tl.constexpr(2147483647)
+
+# How far below the best score, in temperatures, a token can still win: `cold_kernels.noise`.
+REACH = tl.constexpr(19.5)
 
 
 @triton.jit
@@ -81,7 +86,7 @@ def _log_sum_exp(highest, total, top, tiles, TILES: tl.constexpr):
 def _scan(
     own,  # [V] logits that decide which tokens are candidates
     base,  # [V] what they are contrasted with; not read without CONTRAST
-    noise,  # [V]; not read without SAMPLE
+    key,  # [2]; not read without SAMPLE
     highest,  # [S] of own
     cutoff,
     beta,
@@ -113,8 +118,8 @@ def _scan(
                 a = tl.load(base + ids, mask=inside, other=0.0).to(tl.float32)
                 score = tl.where(beta == 0.0, x, x + beta * (x - a))
             if SAMPLE:
-                z = tl.load(noise + ids, mask=inside, other=0.0)
-                score = tl.where(score == best, 0.0, score - best) / temperature + z
+                noise = gumbel(ids, tl.load(key), tl.load(key + 1))
+                score = tl.where(score == best, 0.0, score - best) / temperature + noise
             score = tl.where(valid, score, NEVER)
             tile_top = tl.max(score, 0)
             count += tl.sum(tl.where(valid, 1.0, 0.0), 0)
@@ -128,7 +133,7 @@ def _scan(
 def _choose(
     own,  # [V]
     base,  # [V]
-    noise,  # [V]
+    key,  # [2]
     highest,  # [S] of own
     cutoff,
     reach,
@@ -145,13 +150,13 @@ def _choose(
     Returns: the token, the size of the valid set.
     """
     best, pick, count = _scan(
-        own, base, noise, highest, cutoff, beta, temperature, 0.0, vocab, tiles,
+        own, base, key, highest, cutoff, beta, temperature, 0.0, vocab, tiles,
         CONTRAST=CONTRAST, SAMPLE=False, TILE=TILE,
     )  # fmt: skip
     if SAMPLES:
         if temperature > 0:
             _best, pick, _count = _scan(
-                own, base, noise, highest, reach, beta, temperature, best, vocab, tiles,
+                own, base, key, highest, reach, beta, temperature, best, vocab, tiles,
                 CONTRAST=CONTRAST, SAMPLE=True, TILE=TILE,
             )  # fmt: skip
     return pick, count
@@ -165,7 +170,7 @@ def cold_pick(
     alpha,  # [R] float32
     beta,  # [R] float32
     temperature,  # [R] float32
-    noise,  # [R, V] float32; not read without SAMPLES
+    key,  # [R, 2] int32; not read without SAMPLES
     highest,  # [2, R, S] float32
     total,  # [2, R, S] float32
     token,  # [R] int64
@@ -198,12 +203,12 @@ def cold_pick(
         offset = tl.cast(row, tl.int64) * vocab
         e_row = expert + offset
         a_row = base + offset
-        z_row = noise + offset
+        k_row = key + 2 * row
         e_highest = highest + row * tiles
         a_highest = highest + (rows + row) * tiles
         if tl.load(mode + row) != BASE:
             _pick_with_expert(
-                e_row, a_row, z_row, tl.load(mode + row), tl.load(alpha + row),
+                e_row, a_row, k_row, tl.load(mode + row), tl.load(alpha + row),
                 tl.load(beta + row), tl.load(temperature + row),
                 e_highest, a_highest, total + row * tiles, total + (rows + row) * tiles,
                 token + row, score + row, expert_log_prob + row, base_log_prob + row,
@@ -212,7 +217,7 @@ def cold_pick(
             )  # fmt: skip
         else:
             _pick_of_base(
-                a_row, z_row, tl.load(temperature + row), a_highest,
+                a_row, k_row, tl.load(temperature + row), a_highest,
                 total + (rows + row) * tiles, token + row, score + row,
                 base_log_prob + row, valid_count + row, vocab, tiles,
                 SAMPLES=SAMPLES, TILE=TILE, TILES=TILES,
@@ -221,14 +226,15 @@ def cold_pick(
 
 @triton.jit
 def _pick_of_base(
-    base, noise, temperature, highest, total,
+    base, key, temperature, highest, total,
     token, score, base_log_prob, valid_count, vocab, tiles,
     SAMPLES: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     top = _row_maximum(highest, tiles, TILES)
     if (top > NEVER) & (top < INFINITY):
         pick, _count = _choose(
-            base, base, noise, highest, top, NEVER, 0.0, temperature, vocab, tiles,
+            base, base, key, highest, top, top - REACH * temperature, 0.0, temperature,
+            vocab, tiles,
             CONTRAST=False, SAMPLES=SAMPLES, TILE=TILE,
         )  # fmt: skip
         a = tl.load(base + pick).to(tl.float32)
@@ -240,7 +246,7 @@ def _pick_of_base(
 
 @triton.jit
 def _pick_with_expert(
-    expert, base, noise, mode, alpha, beta, temperature,
+    expert, base, key, mode, alpha, beta, temperature,
     e_highest, a_highest, e_total, a_total,
     token, score, expert_log_prob, base_log_prob, valid_count, expert_token, vocab, tiles,
     SAMPLES: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr,
@@ -252,17 +258,18 @@ def _pick_with_expert(
     if (e_top > NEVER) & (e_top < INFINITY) & (a_top > NEVER) & (a_top < INFINITY):
         cutoff = e_top + tl.log(alpha)
         e_best, _ties = _choose(
-            expert, base, noise, e_highest, e_top, e_top, 0.0, 0.0, vocab, tiles,
+            expert, base, key, e_highest, e_top, e_top, 0.0, 0.0, vocab, tiles,
             CONTRAST=False, SAMPLES=False, TILE=TILE,
         )  # fmt: skip
         if mode == COLD:
             pick, count = _choose(
-                expert, base, noise, e_highest, cutoff, cutoff, beta, temperature, vocab, tiles,
+                expert, base, key, e_highest, cutoff, cutoff, beta, temperature, vocab, tiles,
                 CONTRAST=True, SAMPLES=SAMPLES, TILE=TILE,
             )  # fmt: skip
         else:
             pick, count = _choose(
-                expert, base, noise, e_highest, cutoff, NEVER, 0.0, temperature, vocab, tiles,
+                expert, base, key, e_highest, cutoff, e_top - REACH * temperature, 0.0,
+                temperature, vocab, tiles,
                 CONTRAST=False, SAMPLES=SAMPLES, TILE=TILE,
             )  # fmt: skip
         e = tl.load(expert + pick).to(tl.float32)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cold_kernels import contrast_torch, layer_torch
+from cold_kernels import choice_torch, contrast_torch, layer_torch
 from cold_kernels.device import Tuning, tuning_of
 from cold_kernels.ops import Selection, define, empty_selection
 from cold_kernels.packing import PLAIN
@@ -39,14 +39,14 @@ def contrast_select(
     alpha: Tensor,
     beta: Tensor,
     temperature: Tensor,
-    noise: Tensor | None,
+    key: Tensor | None,
 ) -> Selection:
     """See `ops.ContrastSelect`."""
     tuning = tuning_of(expert.device)
     expert, base = expert.contiguous(), base.contiguous()
     settings = _packed(mode, alpha, beta, temperature)
     stats = _tile_stats(expert, base, settings[0], tuning)
-    return _pick(expert, base, settings, noise, stats, tuning)
+    return _pick(expert, base, settings, key, stats, tuning)
 
 
 def lora_apply(
@@ -122,7 +122,7 @@ def _pick(
     expert: Tensor,
     base: Tensor,
     settings: tuple[Tensor, ...],
-    noise: Tensor | None,
+    key: Tensor | None,
     stats: Tensor,
     tuning: Tuning,
 ) -> Selection:
@@ -130,11 +130,11 @@ def _pick(
     tiles = stats.shape[-1]
     selection = empty_selection(expert)
     # A pointer must be given even where none is read.
-    read = stats if noise is None else noise.contiguous()
+    read = settings[0] if key is None else key.contiguous()
     _run(
         cold_pick, rows, tuning.vector_cores,
         expert, base, *settings, read, stats[0], stats[1], *selection, rows, vocab, tiles,
-        SAMPLES=noise is not None, TILE=tuning.tile, TILES=_power_of_two(tiles), **tuning.options,
+        SAMPLES=key is not None, TILE=tuning.tile, TILES=_power_of_two(tiles), **tuning.options,
     )  # fmt: skip
     return selection
 
@@ -170,4 +170,5 @@ _OPS: dict[str, Callable[..., Any]] = {
 for _name, _op in _OPS.items():
     LIBRARY.impl(_name, _op, "CompositeExplicitAutograd")
 contrast_torch.implement(LIBRARY)
+choice_torch.implement(LIBRARY)
 layer_torch.implement(LIBRARY, lora_apply)
