@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -119,7 +120,7 @@ def test_a_hundred_thousand_draws_have_the_exact_chances(ops: Ops, how: How) -> 
     counts.sort(order="choice")
     choices = np.repeat(step.choices, draws)
     choices["seed"] = np.arange(draws)
-    many = Step(step.tokens, step.rows, choices, step.bans, counts, step.copies, step.adapters)
+    many = dataclasses.replace(step, choices=choices, counts=counts)
     tokens = decode(ops, many, LOGITS).picks["token"]
     found = np.bincount(tokens, minlength=VOCAB)
     expert, base = LOGITS.double().numpy()
