@@ -135,7 +135,8 @@ def default_context(settings: Settings, model: torch.nn.Module) -> int:
     """
     device = _device(settings, 0)
     limit = context_limit(model.config)
-    return context_that_fits(model, limit, _dtype(settings.dtype, device), device)
+    dtype = _dtype(settings.dtype, device)
+    return context_that_fits(settings, model, limit, dtype, device)
 
 
 def take_device(settings: Settings, index: int, *, of: int = 1) -> torch.device:

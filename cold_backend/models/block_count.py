@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 # Of what is free, where it computes for nobody else, and on a CPU, where others want some.
 _SHARE = 0.9
 _SHARES = {"cpu": 0.2}
-_ROUND = 1024  # a context that nobody chose
+_ROUND = 256  # a context that nobody chose
 _MOST = 0.9  # what a single request needs may be more than the share
 
 
@@ -60,10 +60,13 @@ def block_count(
     return blocks
 
 
-def context_that_fits(model: Any, limit: int, dtype: torch.dtype, device: torch.device) -> int:
+def context_that_fits(
+    settings: Settings, model: Any, limit: int, dtype: torch.dtype, device: torch.device
+) -> int:
     """The longest context that there will be memory for, beside the weights; no more than `limit`.
 
     Args:
+        settings: of the server.
         model: without values, of the architecture that is to be loaded.
         limit: tokens that it can hold.
         dtype: of weights, keys and values.
@@ -74,6 +77,6 @@ def context_that_fits(model: Any, limit: int, dtype: torch.dtype, device: torch.
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token_bytes = len(Reader) * 2 * config.num_hidden_layers * heads * width * dtype.itemsize
-    free = max(0, free_bytes(device) - weights) * _SHARES.get(device.type, _SHARE)
-    fitting = int(free / token_bytes) // _ROUND * _ROUND
+    share = max(0, free_bytes(device) - weights) * _SHARES.get(device.type, _SHARE)
+    fitting = int((settings.kv_cache_bytes or share) / token_bytes) // _ROUND * _ROUND
     return min(limit, max(_ROUND, fitting))
