@@ -150,7 +150,10 @@ class Engine:
 
     def step(self) -> None:
         """One token for every sequence that generates, a chunk of every prompt that fits."""
-        self._runner.open()
+        if not self._scheduler.memory.is_open:
+            answer = self._runner.ask()
+            with self._changed:
+                self._scheduler.memory.open(answer)
         begun_s = time.monotonic()
         self._end_unwanted(begun_s)
         self._admit()

@@ -98,7 +98,7 @@ class StepRunner:
 
     Args:
         execute: does one step.
-        scheduler: has the adapters that the models must load, and their memory.
+        scheduler: has the adapters that the models must load.
         telemetry: is told of the steps.
     """
 
@@ -107,15 +107,14 @@ class StepRunner:
     ) -> None:
         self._execute = execute
         self._adapters = scheduler.adapters
-        self._memory = scheduler.memory
         self._telemetry = telemetry
         self._reports: list[AdapterReport] = []
         self._prepared_s = self._executed_s = 0.0
 
-    def open(self) -> None:
-        """Asks the models how many blocks there are, once. Raises what a step raises."""
-        if not self._memory.is_open:
-            self._memory.open(self._execute(build_step([], [])))
+    def ask(self) -> StepResult:
+        """A step without anything in it, for what the models say of themselves. Raises what it
+        raises."""
+        return self._execute(build_step([], []))
 
     def run(self, chunks: list[Chunk]) -> Outcome:
         """Executes a plan; an empty one has the models load adapters and nothing else."""
