@@ -29,7 +29,7 @@ from load_tests.run import METRICS, free_ports, is_ready, locust_command, server
 OUT = Path(__file__).parents[2] / "docs/pictures/dashboard.png"
 PROMETHEUS = f"127.0.0.1:{free_ports(1)[0]}"
 SCRAPE_S = 5
-# Few slots and little patience, so that a small machine is overloaded for a while.
+# Few sequences at once and little patience, so that a small machine is overloaded for a while.
 ROOM = ("--max-context", "512", "--max-sequences", "8")
 PATIENCE = ("--max-wait-s", "4")
 
