@@ -74,8 +74,9 @@ CHOICE = np.dtype(
         ("frequency_penalty", np.float32),
     ]
 )
-# A token that must not be picked.
-BAN = np.dtype([("choice", np.int32), ("token", np.int64)])
+# What is added to a token's logits, the expert's and the base's, before anything looks at them;
+# minus infinity for one that must not be picked.
+BIAS = np.dtype([("choice", np.int32), ("token", np.int64), ("bias", np.float32)])
 # A token that the penalties look at: of the output, or with times 0 of the prompt alone.
 COUNT = np.dtype([("choice", np.int32), ("token", np.int64), ("times", np.int64)])
 # What is copied between blocks of a reader's pool.
@@ -176,7 +177,7 @@ def _unpacked(packed: npt.NDArray[Any]) -> Iterable[dict[str, Any]]:
 _TABLES = {
     "rows": ROW,
     "choices": CHOICE,
-    "bans": BAN,
+    "biases": BIAS,
     "counts": COUNT,
     "copies": COPY,
     "picks": PICK,
@@ -194,7 +195,7 @@ class Step:
         blocks: [B] the blocks of each row, row after row, as many as its start + length tokens
             need. Those from `start` on are no other row's.
         choices: [E] of CHOICE.
-        bans: [n] of BAN.
+        biases: [n] of BIAS.
         counts: [m] of COUNT.
         copies: [k] of COPY, made before the forward, in any order: no block is copied from and to.
         adapters: [c] what the expert has to load, see `pack_changes`. A step without rows is there
@@ -205,7 +206,7 @@ class Step:
     rows: Table
     blocks: Int32Array
     choices: Table
-    bans: Table
+    biases: Table
     counts: Table
     copies: Table
     adapters: BytesArray

@@ -11,6 +11,8 @@ import math
 from cold_backend.contract import STRONGEST
 from cold_backend.tensors import Input, Output
 
+MAX_BIASES = 1024  # tokens
+STRONGEST_BIAS = 100
 MAX_WORDS = 64  # stop words and bad words, each
 _WEAKEST = 1 / STRONGEST
 
@@ -128,6 +130,15 @@ INPUTS = _named(
     ),
     Input("presence_penalty", "FP32", "over the output", default=0, low=-2, high=2, shapes=True),
     Input("frequency_penalty", "FP32", "over the output", default=0, low=-2, high=2, shapes=True),
+    Input(
+        "logit_bias",
+        "STRING",
+        "what is added to the logits of tokens, [before all else](#how-a-token-is-picked)",
+        default="",
+        allowed_note=f"JSON object of up to {MAX_BIASES} token ids, and numbers in "
+        f"[-{STRONGEST_BIAS}, {STRONGEST_BIAS}]",
+        shapes=True,
+    ),
     Input("seed", "UINT64", "same seed and request, same tokens", default_note="random"),
     Input(
         "max_tokens",

@@ -7,7 +7,7 @@ right.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,7 +27,7 @@ class How:
     mode: str = "expert"  # or cold, base
     alpha: float = 0.1
     beta: float = 0.5
-    bans: Collection[int] = ()
+    biases: Mapping[int, float] = field(default_factory=dict)  # -inf for a ban
     counts: Mapping[int, int] = field(default_factory=dict)
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
@@ -54,9 +54,11 @@ def noise(key: tuple[int, int], vocab: int) -> Floats:
 
 
 def scores_of(expert: Floats, base: Floats, how: How) -> Floats:
-    """What a token is chosen by, -inf for what may not be; bans, contrast, penalties."""
+    """What a token is chosen by, -inf for what may not be; biases, contrast, penalties."""
     expert, base = expert.copy(), base.copy()
-    expert[[*how.bans]] = base[[*how.bans]] = NEVER
+    for token, bias in how.biases.items():
+        expert[token] += bias
+        base[token] += bias
     scores = {"expert": expert, "base": base}.get(how.mode)
     if scores is None:
         valid = (expert >= expert.max() + math.log(how.alpha)) & (expert > NEVER)

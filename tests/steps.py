@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from cold_backend.contract import (
-    BAN,
+    BIAS,
     CHOICE,
     COPY,
     COUNT,
@@ -111,7 +111,7 @@ def choice_step(
     both."""
     return step_of(
         [columns],
-        bans=[(0, token) for token in bans],
+        biases=[(0, token, -np.inf) for token in bans],
         counts=[(0, token, times) for token, times in (counts or {}).items()],
         readers=[r for r in BOTH if (_CHOICE | columns)[r.name.lower()] != NONE],
     )
@@ -120,7 +120,7 @@ def choice_step(
 def step_of(
     choices: Sequence[Mapping[str, Any]],
     *,
-    bans: Sequence[tuple[int, int]] = (),
+    biases: Sequence[tuple[int, int, float]] = (),
     counts: Sequence[tuple[int, int, int]] = (),
     readers: Sequence[Reader] = BOTH,
 ) -> Step:
@@ -128,7 +128,7 @@ def step_of(
 
     Args:
         choices: the columns of each.
-        bans: of BAN.
+        biases: of BIAS.
         counts: of COUNT.
         readers: that have a row.
     """
@@ -137,7 +137,7 @@ def step_of(
         rows=rows({"length": 1}, readers=readers),
         blocks=blocks({"length": 1}, readers=readers),
         choices=table(CHOICE, [{**_CHOICE, **columns} for columns in choices]),
-        bans=np.array([*bans], BAN),
+        biases=np.array([*biases], BIAS),
         counts=np.array([*counts], COUNT),
         copies=table(COPY, []),
         adapters=pack_changes([]),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cold_backend.adapters.adapter import Adapter, LoraPair, features
 from cold_backend.adapters.loader import changeable
 from cold_backend.contract import (
-    BAN,
+    BIAS,
     BLOCK_TOKENS,
     CHOICE,
     COPY,
@@ -118,7 +118,7 @@ class Subject:
             rows=rows,
             blocks=blocks,
             choices=choices,
-            bans=table(BAN, []),
+            biases=table(BIAS, []),
             counts=table(COUNT, []),
             copies=table(COPY, []),
             adapters=pack_changes(()),

@@ -159,6 +159,8 @@ def _inputs(request: Request, *, stream: bool) -> Iterator[tuple[str, list[Any],
 def _values(name: str, value: Any) -> list[Any]:
     if name == "messages":
         return [json.dumps(list(value))]
+    if name == "logit_bias":
+        return [json.dumps({str(int(token)): float(bias) for token, bias in value.items()})]
     if name == "early_stopping" and isinstance(value, bool):
         return [str(value).lower()]
     # One string given for a list of strings would otherwise be taken letter by letter.

@@ -37,6 +37,7 @@ class Request:
     Attributes:
         continuation: what the answer has to be; with `return_log_probs` its probability is told.
         deadline_s: seconds from acceptance to the end of the answer, queueing included; above 0.
+        logit_bias: token ids, and what is added to their logits; -100 to 100.
         cache_salt: only requests with the same one share what was computed for their prompts.
         priority: 0 is served first, 1 is what the server takes without it, 2 is served last.
     """
@@ -64,6 +65,7 @@ class Request:
     repetition_penalty: float | None = _input("FP32", option="1 is off")
     presence_penalty: float | None = _input("FP32", option="0 is off")
     frequency_penalty: float | None = _input("FP32", option="0 is off")
+    logit_bias: Mapping[int, float] | None = _input("BYTES")
     seed: int | None = _input("UINT64", option="same seed and request, same tokens")
     max_tokens: int | None = _input("INT32", option="most tokens to generate")
     min_tokens: int | None = _input("INT32", option="no end of sequence before")

@@ -39,7 +39,7 @@ def decode(ops: Ops, step: Step, logits: Tensor, room: int = _ROOM) -> StepResul
     if not len(choices):
         return StepResult(table(PICK, []), table(CANDIDATE, []))
     own = Logits.of(step, logits)
-    allowed = own.without(step.bans)
+    allowed = own.biased(step.biases)
     chosen = _choose(ops, step, allowed, room)
     expert, base = _score(ops, step, own, chosen)
     certain, token, expert_token, count, expert_log_prob, base_log_prob, decoding, *ranked = fetch(
@@ -118,12 +118,12 @@ def _score(ops: Ops, step: Step, own: Logits, chosen: _Chosen) -> tuple[Tensor, 
     reader's logits are not read.
 
     Those that the op has not told are looked up together: of tokens that it did not pick, of
-    choices whose banned tokens it did not see, and of readers that the mode does not need.
+    choices whose logits it saw with a bias, and of readers that the mode does not need.
     """
     choices, selection = step.choices, chosen.selection
     told = choices["forced"] < 0
     told[chosen.shaped] = False
-    told[step.bans["choice"]] = False
+    told[step.biases["choice"]] = False
     found = []
     for reader, logits, log_probs, idle in (
         ("expert", own.expert, selection.expert_log_prob, Mode.BASE),

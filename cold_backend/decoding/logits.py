@@ -49,17 +49,17 @@ class Logits:
         parts = (self.expert, self.base, self.mode, self.alpha, self.beta)
         return Logits(*(take_rows(part, choices) for part in parts))
 
-    def without(self, bans: Table) -> Logits:
-        """With the banned tokens of `Step.bans` at -inf."""
-        if not len(bans):
+    def biased(self, biases: Table) -> Logits:
+        """With `Step.biases` added, in the type that the logits have."""
+        if not len(biases):
             return self
         device = self.expert.device
-        places = column(bans, "choice", device).long(), column(bans, "token", device)
-        never = self.expert.new_tensor(NEVER)
+        places = column(biases, "choice", device).long(), column(biases, "token", device)
+        added = column(biases, "bias", device).to(self.expert.dtype)
         return replace(
             self,
-            expert=self.expert.index_put(places, never),
-            base=self.base.index_put(places, never),
+            expert=self.expert.index_put(places, added, accumulate=True),
+            base=self.base.index_put(places, added, accumulate=True),
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cold_backend.contract import (
-    BAN,
+    BIAS,
     BLOCK_TOKENS,
     CHOICE,
     COPY,
@@ -80,10 +80,10 @@ def build_step(feeds: Sequence[Feed], changes: list[AdapterChange]) -> Step:
         for token in feed.hypothesis.tokens[context.fed : context.fed + length]
     ]
     blocks = [block for _, context, length in read for block in _blocks(context, length)]
-    bans = [
-        {"choice": number, "token": token}
+    biases = [
+        {"choice": number, "token": token, "bias": bias}
         for number, one in enumerate(choosing)
-        for token in one.banned
+        for token, bias in one.biases
     ]
     counts = [
         {"choice": number, "token": token, "times": times}
@@ -96,7 +96,7 @@ def build_step(feeds: Sequence[Feed], changes: list[AdapterChange]) -> Step:
         rows=table(ROW, [_row(*one) for one in read]),
         blocks=np.array(blocks, np.int32),
         choices=table(CHOICE, [_choice(one, rows) for one in choosing]),
-        bans=table(BAN, bans),
+        biases=table(BIAS, biases),
         counts=table(COUNT, counts),
         copies=table(COPY, [_copy(one) for _, one, _ in read if one.copied_from is not None]),
         adapters=pack_changes(changes),

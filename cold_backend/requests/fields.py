@@ -10,13 +10,14 @@ from typing import Any
 import numpy.typing as npt
 
 from cold_backend.errors import InvalidRequestError
-from cold_backend.protocol import INPUTS, MAX_WORDS
+from cold_backend.protocol import INPUTS, MAX_BIASES, MAX_WORDS, STRONGEST_BIAS
 
 Inputs = Mapping[str, npt.NDArray[Any]]
 
 MAX_NAME_BYTES = 64
 MAX_WORD_BYTES = 256  # text that may become a stop word is compared with all of them at every token
 MAX_MESSAGES = 1024
+_BIAS_BYTES = 32  # of one, as JSON
 ESCAPED = 6  # bytes that JSON may take for one of text: \u0001
 # What leaves the choice of tokens to their scores alone.
 PLAIN = {one.name: one.default for one in INPUTS.values() if one.shapes}
@@ -82,6 +83,20 @@ def read_words(inputs: Inputs, name: str) -> tuple[str, ...]:
     return words
 
 
+def read_biases(inputs: Inputs, name: str, vocab_size: int) -> tuple[tuple[int, float], ...]:
+    """Tokens and what is added to their logits, from a JSON object as OpenAI's API has it."""
+    text = read_text(inputs, name, MAX_BIASES * _BIAS_BYTES)
+    if not text:
+        return ()
+    try:
+        given = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError(name, f"must be JSON: {error}") from error
+    if not isinstance(given, dict) or len(given) > MAX_BIASES:
+        raise InvalidRequestError(name, f"must be {INPUTS[name].allowed_note}")
+    return tuple((_token(name, key, vocab_size), _bias(name, x)) for key, x in given.items())
+
+
 def parse_messages(name: str, chat: str, most_bytes: int) -> list[dict[str, str]]:
     """A chat from JSON, whose text may have so many bytes in UTF-8."""
     try:
@@ -104,6 +119,23 @@ def _check(name: str, value: object, high: float = math.inf) -> None:
     refusal = INPUTS[name].refusal(value, high)
     if refusal:
         raise InvalidRequestError(name, refusal)
+
+
+def _token(name: str, text: str, vocab_size: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) < vocab_size):
+        raise InvalidRequestError(
+            name, f"token ids must be 0 to {vocab_size - 1}, got {text[:MAX_NAME_BYTES]!r}"
+        )
+    return int(text)
+
+
+def _bias(name: str, value: object) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number and abs(value) <= STRONGEST_BIAS):  # type: ignore[arg-type]
+        raise InvalidRequestError(
+            name, f"a bias must be a number in [-{STRONGEST_BIAS}, {STRONGEST_BIAS}]"
+        )
+    return float(value)  # type: ignore[arg-type]
 
 
 def _is_message(value: object) -> bool:

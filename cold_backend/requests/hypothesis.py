@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -95,8 +96,11 @@ class Hypothesis:
         return continuation[self.output_length] if continuation else None
 
     @property
-    def banned(self) -> list[int]:
-        """Tokens that must not come next."""
+    def biases(self) -> list[tuple[int, float]]:
+        """Tokens whose logits something is added to: minus infinity to what must not come next."""
+        return [*self.request.logit_bias, *((token, -math.inf) for token in self._banned())]
+
+    def _banned(self) -> list[int]:
         banned = [
             word[-1]
             for word in self.request.bad_words

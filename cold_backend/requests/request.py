@@ -15,6 +15,7 @@ from cold_backend.requests.fields import (
     PLAIN,
     Inputs,
     check_off,
+    read_biases,
     read_flag,
     read_integer,
     read_name,
@@ -40,6 +41,7 @@ class GenerationRequest:
         adapter: name, empty with `decoding` base.
         lora_scale: the adapter's strength: 1 is as trained, 0 is the base.
         cache_salt: only requests with the same one share what has been computed for a prompt.
+        logit_bias: tokens, and what is added to their logits.
         beam: how to search with beams; None with other decodings.
         continuation: token ids that the answer has to be; empty if it is free.
         bad_words: token sequences that must not come up.
@@ -54,6 +56,7 @@ class GenerationRequest:
     cache_salt: str
     decoding: str
     sampling: Sampling
+    logit_bias: tuple[tuple[int, float], ...]
     beam: BeamSettings | None
     continuation: tuple[int, ...]
     max_tokens: int
@@ -217,6 +220,7 @@ class RequestParser:
             cache_salt=read_name(inputs, "cache_salt"),
             decoding=decoding,
             sampling=sampling,
+            logit_bias=read_biases(inputs, "logit_bias", self._tokenizer.vocab_size),
             beam=beam,
             continuation=continuation,
             max_tokens=max_tokens,

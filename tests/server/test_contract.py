@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -96,6 +97,30 @@ def test_stop_words_across_tokens_do_not_leak(server: Server) -> None:
             pieces = list(stream)
     assert "".join(piece.text for piece in pieces) == text[: text.index(word)]
     assert pieces[-1].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("decoding", ["cold", "greedy", "base"])
+def test_a_bias_decides(decoding: Any, server: Server) -> None:
+    """Of a token that is nowhere near the valid set, and of the best one."""
+    request = Request(text_input="The sky is", decoding=decoding, max_tokens=3, ignore_eos=True)
+    with Client(server.grpc) as client:
+        (best, *_) = client.generate(request).token_ids
+        forced = client.generate(replace(request, logit_bias={4321: 100}))
+        without = client.generate(replace(request, logit_bias={best: -100, 4321: 0}))
+    assert forced.token_ids == (4321, 4321, 4321)
+    assert without.token_ids[0] != best
+
+
+def test_what_was_computed_before_is_told(server: Server) -> None:
+    prompt = [*range(7000, 7100)]
+    body: dict[str, Any] = {"input_ids": prompt, "max_tokens": 4, "return_num_cached_tokens": True}
+    salted = body | {"cache_salt": "mine"}
+    answers = [
+        httpx.post(f"{server.http}/v2/models/cold/generate", json=one, timeout=60).json()
+        for one in (body, body, salted, salted)
+    ]
+    assert [answer["num_cached_tokens"] for answer in answers] == [0, 96, 0, 96]
+    assert len({tuple(answer["token_ids"]) for answer in answers}) == 1
 
 
 def test_bad_words_and_penalties_change_the_choice(server: Server) -> None:

@@ -115,6 +115,8 @@ def test_an_answer_can_be_sent_back(api: OpenAI) -> None:
     assert first.usage is not None
     assert second.usage is not None
     assert second.usage.prompt_tokens > first.usage.total_tokens
+    assert second.usage.prompt_tokens_details is not None
+    assert (second.usage.prompt_tokens_details.cached_tokens or 0) >= 16
 
 
 def test_chat_in_pieces(api: OpenAI, server: Server) -> None:
@@ -267,7 +269,7 @@ def test_log_probabilities_of_completions(api: OpenAI, server: Server) -> None:
         ("max_tokens", {"max_tokens": 10**5}),
         ("tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
         ("response_format", {"response_format": {"type": "json_object"}}),
-        ("logit_bias", {"logit_bias": {"5": 1}}),
+        ("logit_bias", {"logit_bias": {"5": 101}}),
         ("alpha", {"extra_body": {"alpha": 7}}),
         ("alhpa", {"extra_body": {"alhpa": 0.1}}),
         ("messages", {"messages": [{"role": "user", "content": "word " * 1000}]}),

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cold_backend.contract import BAN, COUNT, NONE, Step, StepResult
+from cold_backend.contract import BIAS, COUNT, NONE, Step, StepResult
 from cold_backend.decoding.decode import decode
 from cold_kernels import Mode, Ops, load_ops
 from tests import steps
-from tests.choosing import How, left_by_filters, noise, noise_key, right_tokens, scores_of
+from tests.choosing import NEVER, How, left_by_filters, noise, noise_key, right_tokens, scores_of
 from tests.launches import Launches
 
 VOCAB = 50
@@ -34,8 +34,8 @@ def ops(request: pytest.FixtureRequest) -> Ops:
 
 
 def columns_of(how: How) -> dict[str, Any]:
-    """The columns of a choice; bans and counts are tables of their own."""
-    plain = {name: value for name, value in vars(how).items() if name not in ("bans", "counts")}
+    """The columns of a choice; biases and counts are tables of their own."""
+    plain = {name: value for name, value in vars(how).items() if name not in ("biases", "counts")}
     reads = {"base": NONE} if how.mode == "expert" else {}
     reads |= {"expert": NONE} if how.mode == "base" else {}
     return {**plain, **reads, "mode": MODES[how.mode]}
@@ -48,7 +48,7 @@ def step_of(hows: Sequence[How], **columns: Sequence[int]) -> Step:
             columns_of(how) | {name: values[n] for name, values in columns.items()}
             for n, how in enumerate(hows)
         ],
-        bans=[(n, token) for n, how in enumerate(hows) for token in how.bans],
+        biases=[(n, *item) for n, how in enumerate(hows) for item in how.biases.items()],
         counts=[(n, *item) for n, how in enumerate(hows) for item in how.counts.items()],
     )
 
@@ -58,7 +58,9 @@ HOWS = st.builds(
     mode=st.sampled_from(["cold", "expert", "base"]),
     alpha=st.sampled_from([1.0, 0.1, 1e-6]),
     beta=st.sampled_from([0.0, 0.5, 4.0]),
-    bans=st.lists(st.integers(0, VOCAB - 1), max_size=4, unique=True),
+    biases=st.dictionaries(
+        st.integers(0, VOCAB - 1), st.sampled_from([NEVER, -2.5, 0.25, 100.0]), max_size=4
+    ),
     counts=st.dictionaries(st.integers(0, VOCAB - 1), st.integers(0, 3), max_size=8),
     repetition_penalty=st.sampled_from([1.0, 1.75, 0.5]),
     presence_penalty=st.sampled_from([0.0, 0.5, -2.0]),
@@ -165,7 +167,7 @@ def busy_step(choices: int) -> Step:
     """Choices of all kinds in turns, each kind at least once a dozen."""
     kinds = [
         How(mode="cold", counts={1: 1, 2: 0}, repetition_penalty=1.5, **SAMPLED),
-        How(mode="expert", bans=(3,), **SAMPLED),
+        How(mode="expert", biases={3: NEVER, 5: 1.5}, **SAMPLED),
         How(mode="base", temperature=1.0),
         How(mode="cold"),
     ]
@@ -236,7 +238,7 @@ def test_logits_that_are_not_finite_break_their_choices_alone(ops: Ops, value: f
 
 def test_the_tables_are_what_the_contract_says(ops: Ops) -> None:
     step = busy_step(8)
-    assert (step.bans.dtype, step.counts.dtype) == (BAN, COUNT)
+    assert (step.biases.dtype, step.counts.dtype) == (BIAS, COUNT)
     result: StepResult = decode(ops, step, LOGITS)
     picks = result.picks
     assert (picks["token"][3::4] == 7).all()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cold_backend.contract import (
-    BAN,
+    BIAS,
     CANDIDATE,
     CHOICE,
     COPY,
@@ -40,7 +40,7 @@ def test_a_step_comes_through_tritonserver_as_it_was() -> None:
     assert {name for name, tensor in tensors.items() if tensor.dtype == np.uint8} == {
         "rows",
         "choices",
-        "bans",
+        "biases",
         "counts",
         "copies",
     }
@@ -74,7 +74,7 @@ def test_a_result_comes_through_tritonserver_as_it_was() -> None:
 @pytest.mark.parametrize("row", [{"choice": 0}, {"choice": 0, "token": 1, "times": 2}])
 def test_a_row_of_a_table_has_its_columns_and_no_other(row: dict[str, int]) -> None:
     with pytest.raises(KeyError):
-        table(BAN, [row])
+        table(BIAS, [row])
 
 
 def test_whatever_samples_is_told_to_the_models() -> None:

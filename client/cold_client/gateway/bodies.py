@@ -78,6 +78,14 @@ def _without_nulls(value: Any) -> Any:
     return {name: field for name, field in value.items() if field is not None}
 
 
+def _biases(value: Any) -> Any:
+    """Token ids, which JSON has as strings, and numbers."""
+    if not isinstance(value, dict) or not all(map(str.isdecimal, value)):
+        raise PydanticCustomError("logit_bias", "must be an object of token ids and numbers")
+    return {int(token): bias for token, bias in value.items()}
+
+
+_Biases = Annotated[dict[int, float], BeforeValidator(_biases)]
 _Strings = Annotated[list[str], BeforeValidator(_strings)]
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -119,6 +127,7 @@ class StreamOptions(Strict):
 _NOT_HERE = {
     *("text_input", "messages", "input_ids", "continuation", "lora_name", "stop_words"),
     *("exclude_input_in_output", "return_log_probs", "return_finish_reason"),
+    "logit_bias",
     *("return_num_input_tokens", "return_num_output_tokens", "return_num_cached_tokens"),
 }
 _SAME: dict[str, Any] = {
@@ -137,6 +146,7 @@ class Body(_Inputs):
     max_tokens: int | None = None
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
     stop: _Strings | None = None
+    logit_bias: _Biases | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -144,7 +154,6 @@ class Body(_Inputs):
     bad_words: _Strings | None = None
 
     n: Annotated[Any, AfterValidator(Only((1,)))] = None
-    logit_bias: Annotated[Any, AfterValidator(Only(({},)))] = None
 
     @property
     def include_usage(self) -> bool:
@@ -171,6 +180,7 @@ class Body(_Inputs):
             "lora_name": served.adapter,
             "stop_words": self.stop or None,
             "bad_words": self.bad_words or None,
+            "logit_bias": self.logit_bias or None,
             "return_num_cached_tokens": True,
         }
 

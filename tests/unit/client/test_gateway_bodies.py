@@ -73,7 +73,7 @@ def refusal(body: dict[str, Any], kind: type[Body] = ChatBody) -> ApiError:
 
 @given(st.fixed_dictionaries({}, optional={n: v | st.none() for n, v in SAME.items()}))
 def test_inputs_of_the_same_name_are_passed_on(fields: dict[str, Any]) -> None:
-    expected = replace(Request(lora_name="math"), **fields)
+    expected = replace(Request(lora_name="math", return_num_cached_tokens=True), **fields)
     (chat,) = parse(CHAT | fields).requests(MATH)
     assert chat == replace(expected, messages=CHAT["messages"])
     (completion,) = parse(PROMPT | fields, CompletionBody).requests(MATH)
@@ -102,7 +102,10 @@ def test_any_value_is_understood_or_refused_by_name(field: str, value: Any) -> N
     [
         {"n": 2},
         {"n": True},
-        {"logit_bias": {"5": 1}},
+        {"logit_bias": {"five": 1}},
+        {"logit_bias": {"-5": 1}},
+        {"logit_bias": {"5": "1"}},
+        {"logit_bias": [5]},
         {"tools": [{"type": "function"}]},
         {"tool_choice": "auto"},
         {"response_format": {"type": "json_object"}},
@@ -162,7 +165,8 @@ def test_what_completions_refuse(change: dict[str, Any]) -> None:
 )
 def test_what_is_off_is_accepted(change: dict[str, Any]) -> None:
     (request,) = parse(CHAT | change).requests(MATH)
-    assert request == Request(lora_name="math", messages=CHAT["messages"])
+    expected = Request(lora_name="math", return_num_cached_tokens=True)
+    assert request == replace(expected, messages=CHAT["messages"])
 
 
 def test_messages() -> None:
@@ -297,3 +301,9 @@ def test_what_a_message_may_not_have(change: dict[str, Any]) -> None:
     error = refusal(CHAT | {"messages": [message]})
     assert (error.status, error.param) == (400, "messages")
     assert error.message.startswith(f"messages.0.{next(iter(change))}: ")
+
+
+def test_biases_of_tokens() -> None:
+    for body, kind in ((CHAT, ChatBody), (PROMPT, CompletionBody)):
+        (request,) = parse(body | {"logit_bias": {"5": -100, "7": 1.5}}, kind).requests(MATH)
+        assert request.logit_bias == {5: -100, 7: 1.5}

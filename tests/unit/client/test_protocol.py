@@ -31,6 +31,8 @@ FULL = Request(
     alpha=1,
     beta=0.5,
     lora_scale=1.5,
+    cache_salt="é",
+    logit_bias={5: -100, 7: 0.5},
     beam_width=3,
     length_penalty=0,
     early_stopping=True,
@@ -52,6 +54,7 @@ FULL = Request(
     priority=2,
     return_log_probs=True,
     return_num_output_tokens=True,
+    return_num_cached_tokens=True,
     return_contrast=True,
 )
 
@@ -89,6 +92,7 @@ def test_grpc_request_carries_every_input() -> None:
     assert sent["stream"] == [True]
     assert sent["stop_words"] == ["a", "ü"]
     assert sent["seed"] == [2**64 - 1]
+    assert json.loads(sent["logit_bias"][0]) == {"5": -100, "7": 0.5}
     assert json.loads(sent["messages"][0]) == [{"role": "user", "content": "hi"}]
 
 
