@@ -53,7 +53,7 @@ class BlockPool:
         else:
             block = next(iter(self._idle))
             del self._idle[block]
-            del self._found[self._keys.pop(block)]
+            self.forget([block])
             self.evictions += 1
         self._holders[block] = 1
         return block
@@ -79,6 +79,13 @@ class BlockPool:
                 else:
                     self._empty.append(block)
         return freed
+
+    def forget(self, blocks: Iterable[int]) -> None:
+        """Has nobody find these any more, none of which is idle."""
+        for block in blocks:
+            key = self._keys.pop(block, None)
+            if key is not None:
+                del self._found[key]
 
     def is_held(self, block: int) -> bool:
         """Whether any context holds a block."""

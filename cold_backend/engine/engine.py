@@ -11,10 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 from cold_backend.adapters.served import ServedAdapter, load_error
 from cold_backend.config import Settings
 from cold_backend.contract import AdapterReport, Step, StepResult
-from cold_backend.engine.adapter_slots import AdapterSlots
 from cold_backend.engine.admission import Admission
 from cold_backend.engine.lobby import Lobby
-from cold_backend.engine.memory import Memory
 from cold_backend.engine.scheduler import Chunk, Scheduler
 from cold_backend.engine.step_runner import Done, Picked, StepRunner
 from cold_backend.engine.waiting import Waiter
@@ -66,11 +64,8 @@ class Engine:
         cls, settings: Settings, execute: Callable[[Step], StepResult], telemetry: Telemetry
     ) -> Engine:
         """With the adapters and limits of the settings."""
-        adapters = AdapterSlots(settings.adapter_names, settings.adapter_room)
-        memory = Memory(reuse=settings.prefix_reuse)
-        scheduler = Scheduler(settings.max_sequences, settings.max_step_tokens, adapters, memory)
         admission = Admission(settings.max_queue, settings.max_wait_s)
-        return cls(execute, scheduler, admission, telemetry)
+        return cls(execute, Scheduler.of(settings), admission, telemetry)
 
     def announce(self, waiter: Waiter) -> None:
         """Keeps a place for a sequence that is not complete yet: `enter` or `withdraw` must follow.
@@ -243,6 +238,7 @@ class Engine:
         if tokens is None:
             name = sequence.request.adapter
             whose = f"the model's logits with adapter {name}" if name else "the model's logits"
+            self._scheduler.memory.forget(sequence)
             self._fail(sequence, StepError(f"{whose} were not finite"))
             return
         if sequence.search:

@@ -104,6 +104,7 @@ class Memory:
         for context in contexts:
             self._promise(claim, context.reader, needed)
             self._share(claim, context, shared[context])
+        _count_cached(sequence.answer, contexts)
         return True
 
     def reuse(self, sequence: Sequence, hypothesis: Hypothesis) -> None:
@@ -114,7 +115,7 @@ class Memory:
         for context in hypothesis.contexts:
             blocks = [*self._find(context, sequence.request.prompt)]
             self._share(self._claims[sequence], context, blocks)
-        hypothesis.cached_tokens = min(context.reused for context in hypothesis.contexts)
+        _count_cached(hypothesis, hypothesis.contexts)
 
     def next_keys(self, hypothesis: Hypothesis, lengths: Iterable[int]) -> Iterator[bytes]:
         """Keys of the blocks that begin with the tokens that contexts are to be fed."""
@@ -165,6 +166,11 @@ class Memory:
                 context.blocks[-1] = self._take(claim, context.reader)
                 pool.release([context.copied_from])
 
+    def forget(self, sequence: Sequence) -> None:
+        """Has nobody else find what a sequence has: it led to no numbers."""
+        for context in self._claims[sequence].contexts:
+            self._pools[context.reader].forget(context.blocks)
+
     def release(self, sequence: Sequence) -> None:
         """Takes back all that a sequence has."""
         claim = self._claims.pop(sequence)
@@ -209,6 +215,10 @@ class Memory:
             self._promise(
                 claim, context.reader, self._pools[context.reader].release(context.blocks)
             )
+
+
+def _count_cached(hypothesis: Hypothesis, contexts: Iterable[Context]) -> None:
+    hypothesis.cached_tokens = min(context.reused for context in contexts)
 
 
 def _needed(request: GenerationRequest) -> int:

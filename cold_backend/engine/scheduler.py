@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cold_backend.config import Settings
 from cold_backend.engine.adapter_slots import AdapterSlots
 from cold_backend.engine.admission import Claim
 from cold_backend.engine.memory import Memory
 from cold_backend.engine.step_builder import Feed, lengths_of
-from cold_backend.requests.context import contexts_of
+from cold_backend.requests.context import Context, contexts_of
 from cold_backend.requests.hypothesis import Hypothesis
 from cold_backend.requests.request import GenerationRequest
 from cold_backend.requests.sequence import Sequence
@@ -41,6 +42,19 @@ class Scheduler:
         self.max_step_tokens = max_step_tokens
         self.running: list[Sequence] = []
         self._max_sequences = max_sequences
+        # The contexts of the one that waits for room. What they share is looked up at every step,
+        # which takes time the first time alone.
+        self._waiting: dict[tuple[Sequence, int | None], tuple[Context, ...]] = {}
+
+    @classmethod
+    def of(cls, settings: Settings) -> Scheduler:
+        """With the adapters and limits of the settings."""
+        return cls(
+            settings.max_sequences,
+            settings.max_step_tokens,
+            AdapterSlots(settings.adapter_names, settings.adapter_room),
+            Memory(reuse=settings.prefix_reuse),
+        )
 
     @property
     def free(self) -> Claim:
@@ -61,10 +75,14 @@ class Scheduler:
         if sequence.width > self._places:
             return False
         index = self.adapters.take(sequence.adapter)
-        contexts = contexts_of(sequence.request, sequence.adapter, index)
+        if (sequence, index) not in self._waiting:
+            contexts = contexts_of(sequence.request, sequence.adapter, index)
+            self._waiting = {(sequence, index): contexts}
+        contexts = self._waiting[sequence, index]
         if not self.memory.admit(sequence, contexts):
             self.adapters.give_back(index)
             return False
+        self._waiting = {}
         sequence.begin(contexts, index)
         self.running.append(sequence)
         return True

@@ -12,12 +12,12 @@ import pytest
 
 from cold_backend.adapters.served import ServedAdapter
 from cold_backend.config import Settings
-from cold_backend.contract import BLOCK_TOKENS, Reader, Step, StepResult
+from cold_backend.contract import BLOCK_TOKENS, NONE, Reader, Step, StepResult
 from cold_backend.engine.adapter_slots import AdapterSlots
 from cold_backend.engine.block_pool import BlockPool
 from cold_backend.engine.memory import Memory
 from cold_backend.engine.scheduler import Scheduler
-from cold_backend.errors import InvalidRequestError
+from cold_backend.errors import InvalidRequestError, StepError
 from cold_backend.requests.request import RequestParser
 from cold_backend.requests.sequence import Sequence
 from cold_backend.text.tokenizer import Tokenizer
@@ -122,11 +122,36 @@ def test_a_whole_prompt_that_is_known_still_gives_a_token(
     parser: RequestParser, tokenizer: Tokenizer
 ) -> None:
     step, scheduler = Remembering(), new_scheduler(4, max_step_tokens=64)
-    prompt = range(200, 232)
-    answer(step, scheduler, [ask(parser, tokenizer, prompt)])
-    again = ask(parser, tokenizer, prompt)
-    answer(step, scheduler, [again])
-    assert cached(again) == 16
+    for length, known in ((32, 16), (33, 32), (34, 32)):
+        prompt = range(200 + length, 200 + 2 * length)
+        answer(step, scheduler, [ask(parser, tokenizer, prompt)])
+        again = ask(parser, tokenizer, prompt)
+        answer(step, scheduler, [again])
+        assert cached(again) == known
+
+
+def test_what_led_to_no_numbers_is_not_found_again(
+    parser: RequestParser, tokenizer: Tokenizer
+) -> None:
+    class Broken(Remembering):
+        is_broken = True
+
+        def __call__(self, step: Step) -> StepResult:
+            result = super().__call__(step)
+            result.picks["token"][:] = NONE if self.is_broken else result.picks["token"]
+            return result
+
+    step, scheduler = Broken(), new_scheduler(4, max_step_tokens=64)
+    engine = new_engine(step, scheduler, 10)
+    bad = ask(parser, tokenizer, PROMPT)
+    engine.submit(bad)
+    while not sink(bad).ends:
+        engine.step()
+    assert isinstance(sink(bad).error, StepError)
+    step.is_broken = False
+    good = ask(parser, tokenizer, PROMPT)
+    answer(step, scheduler, [good])
+    assert cached(good) == 0
 
 
 def test_the_base_is_shared_by_all_adapters(parser: RequestParser, tokenizer: Tokenizer) -> None:
