@@ -135,7 +135,7 @@ class Serving:
             if len(step.choices) == len(step.rows) // 2 == sequences:
                 times.forward.append(1e3 * (read - begun))
                 times.choice.append(1e3 * (time.perf_counter() - read))
-            return replace(result, loads=loads)
+            return replace(result, loads=loads, expert_blocks=np.array([model.blocks]))
 
         return Engine.of(self._settings, execute, Telemetry(self._settings))
 

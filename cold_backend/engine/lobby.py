@@ -147,6 +147,6 @@ class Lobby:
 
 
 def _too_large(request: GenerationRequest) -> InvalidRequestError:
-    """Of what else may be asked for there is always room."""
+    """The models see to it that there is room for any single hypothesis."""
     beams = f"{request.width} beams, prompt and max_tokens need"
     return InvalidRequestError("beam_width", f"{beams} more KV-cache blocks than there are")
