@@ -19,6 +19,7 @@ from cold_backend.contract import (
     AdapterChange,
     Reader,
     Step,
+    Table,
     blocks_for,
     pack_changes,
     table,
@@ -86,10 +87,9 @@ def build_step(feeds: Sequence[Feed], changes: list[AdapterChange]) -> Step:
         for token, bias in one.biases
     ]
     counts = [
-        {"choice": number, "token": token, "times": times}
+        _counts(number, one)
         for number, one in enumerate(choosing)
         if one.request.sampling.penalises
-        for token, times in one.counts.items()
     ]
     return Step(
         tokens=np.array(tokens, np.int64),
@@ -97,7 +97,7 @@ def build_step(feeds: Sequence[Feed], changes: list[AdapterChange]) -> Step:
         blocks=np.array(blocks, np.int32),
         choices=table(CHOICE, [_choice(one, rows) for one in choosing]),
         biases=table(BIAS, biases),
-        counts=table(COUNT, counts),
+        counts=np.concatenate([np.empty(0, COUNT), *counts]),
         copies=table(COPY, [_copy(one) for _, one, _ in read if one.copied_from is not None]),
         adapters=pack_changes(changes),
     )
@@ -129,6 +129,16 @@ def _choice(hypothesis: Hypothesis, rows: dict[Context, int]) -> dict[str, Any]:
         "forced": NONE if forced is None else forced,
         **{name: getattr(sampling, name) for name in _SAMPLING},
     }
+
+
+def _counts(choice: int, hypothesis: Hypothesis) -> Table:
+    """Column by column: there may be thousands."""
+    counts = hypothesis.counts
+    rows = np.empty(len(counts), COUNT)
+    rows["choice"] = choice
+    rows["token"] = np.fromiter(counts, np.int64, len(counts))
+    rows["times"] = np.fromiter(counts.values(), np.int64, len(counts))
+    return rows
 
 
 def _copy(context: Context) -> dict[str, Any]:
