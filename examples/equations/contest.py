@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from cold_client import Client, Piece, Request, Result
@@ -70,9 +70,12 @@ def measure_speed(client: Client, problem: Problem, tokens: int) -> dict[Decodin
     Raises what `Client.stream` raises.
     """
     results: dict[Decoding, list[Result]] = {decoding: [] for decoding in DECODINGS}
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         for decoding in DECODINGS:
-            with client.stream(_request(decoding, problem, tokens, ignore_eos=True)) as stream:
+            request = _request(decoding, problem, tokens, ignore_eos=True)
+            # With a salt of its own it computes the prompt, whatever was asked before.
+            request = replace(request, cache_salt=f"{decoding} {number}")
+            with client.stream(request) as stream:
                 for _ in stream:
                     pass
                 results[decoding].append(stream.result())
