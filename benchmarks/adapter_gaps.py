@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import shutil
 import statistics
@@ -27,7 +26,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Run as a program, not as a module.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.circumstances import circumstances
+from benchmarks.circumstances import circumstances, save_result
 from benchmarks.random_adapter import make_adapter
 from benchmarks.served import Served, running_server
 from cold_backend.config import Settings
@@ -130,9 +129,7 @@ def main() -> int:
     ratio = statistics.median(one["ratio"] for one in rounds)
     print(f"median ratio {ratio:.2f}; the bar is {BAR}")
     result = {**details, "bar": BAR, "ratio": ratio, "rounds": rounds}
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "adapter_gaps.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    save_result(result, options.out / "adapter_gaps.json")
     return 0
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import sys
 import tempfile
@@ -32,7 +31,7 @@ from transformers import AutoTokenizer
 
 from benchmarks import report
 from benchmarks.bars import Results, bars, table
-from benchmarks.circumstances import circumstances
+from benchmarks.circumstances import circumstances, save_result
 from benchmarks.measure import Cell, equal_rounds, measure, summarise
 from benchmarks.random_adapter import make_adapter
 from benchmarks.resident import Resident
@@ -231,9 +230,8 @@ def save(options: argparse.Namespace, details: dict[str, Any], results: Results)
             for c, s in [*results.cells, *results.first_tokens]
         ],
     }
-    options.out.mkdir(parents=True, exist_ok=True)
     stem = options.out / f"bench_server_{options.dtype}"
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    save_result(result, stem.with_suffix(".json"))
     title = (
         f"{options.base_model.name}, {options.dtype}, {details['cpu']}, {options.threads} threads"
     )

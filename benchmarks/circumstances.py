@@ -1,13 +1,15 @@
-"""Where and how a measurement was made."""
+"""Where and how a measurement was made, and its file."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,12 @@ def circumstances(program: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
     }
+
+
+def save_result(result: Mapping[str, Any], path: Path) -> None:
+    """Writes what was measured, and its circumstances, as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def _shown_arguments() -> list[str]:

@@ -27,7 +27,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Run as a program, not as a module.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.circumstances import circumstances
+from benchmarks.circumstances import circumstances, save_result
 from benchmarks.random_adapter import make_adapter
 from cold_backend import Cold
 from cold_backend.offline import Answer
@@ -146,9 +146,7 @@ def main() -> int:
         bar = f"; the bar is {BARS[name]}" if name in BARS else ""
         print(f"{name}: median ratio {ratio:.2f}{bar}")
     result = {**details, "bars": BARS, "ratios": ratios, "rounds": rounds}
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "prefix_reuse.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    save_result(result, options.out / "prefix_reuse.json")
     return 0
 
 

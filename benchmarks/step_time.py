@@ -29,7 +29,7 @@ import torch
 # Run as a program, not as a module.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.circumstances import circumstances
+from benchmarks.circumstances import circumstances, save_result
 from benchmarks.in_process import Decoding
 from benchmarks.random_adapter import make_adapter
 from cold_backend.adapters.adapter import load_adapter
@@ -156,9 +156,8 @@ def main() -> int:
         "adapters": {n: measured(bench, 8, 128, n) for n in sizes["adapters"]},
         "tritonserver": added_by_server(options.out),
     }
-    options.out.mkdir(parents=True, exist_ok=True)
     stem = options.out / "step_time"
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    save_result(result, stem.with_suffix(".json"))
     draw(result, stem.with_suffix(".png"))
     return 0
 

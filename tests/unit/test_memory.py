@@ -12,7 +12,16 @@ import pytest
 
 from cold_backend.adapters.served import ServedAdapter
 from cold_backend.config import Settings
-from cold_backend.contract import BLOCK_TOKENS, NONE, Reader, Step, StepResult
+from cold_backend.contract import (
+    BLOCK_TOKENS,
+    NONE,
+    AdapterReport,
+    Reader,
+    Step,
+    StepResult,
+    pack_reports,
+    unpack_changes,
+)
 from cold_backend.engine.adapter_slots import AdapterSlots
 from cold_backend.engine.block_pool import BlockPool
 from cold_backend.engine.memory import Memory
@@ -57,7 +66,7 @@ class Remembering(RandomModel):
         for number, choice in enumerate(step.choices):
             rows = [row for row in (choice["expert"], choice["base"]) if row >= 0]
             result.picks["token"][number] = self.token(self.held[rows[0]])
-        return replace(result)
+        return result
 
     @staticmethod
     def token(held: Tokens[int]) -> int:
@@ -204,8 +213,6 @@ def test_a_new_version_of_an_adapter_meets_nothing_of_the_old_one(
 ) -> None:
     class Loading(Remembering):
         def __call__(self, step: Step) -> StepResult:
-            from cold_backend.contract import AdapterReport, pack_reports, unpack_changes
-
             changes = unpack_changes(step.adapters)
             reports = pack_reports(AdapterReport(c.index, c.name, c.stamp) for c in changes)
             return replace(super().__call__(step), loads=reports)
