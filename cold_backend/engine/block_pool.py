@@ -8,7 +8,7 @@ from collections.abc import Iterable
 class BlockPool:
     """Lends blocks of keys and values to contexts.
 
-    A full block has a key, by which other contexts find it. One that nobody holds any more is kept
+    A block may have a key, by which other contexts find it. One that nobody holds any more is kept
     until its room is needed, least recently used first. Blocks are promised before they are taken,
     so that a context which runs cannot run out.
 
@@ -21,7 +21,7 @@ class BlockPool:
         self.evictions = 0
         self._holders = [0] * blocks
         self._empty = list(reversed(range(blocks)))
-        self._idle: dict[int, None] = {}  # full, held by nobody; least recently used first
+        self._idle: dict[int, None] = {}  # with keys, held by nobody; least recently used first
         self._keys: dict[int, bytes] = {}
         self._found: dict[bytes, int] = {}
         self._promised = 0
@@ -91,16 +91,12 @@ class BlockPool:
         """Whether any context holds a block."""
         return self._holders[block] > 0
 
-    def is_shared(self, block: int) -> bool:
-        """Whether several contexts hold a block."""
-        return self._holders[block] > 1
-
     def find(self, key: bytes) -> int | None:
         """The block of a key, if there is one."""
         return self._found.get(key)
 
     def keep(self, block: int, key: bytes) -> None:
-        """Says that a held block is full, and of what. Only one block of a key is found."""
+        """Says what a held block has in it for good. Only one block of a key is found."""
         if block not in self._keys and key not in self._found:
             self._keys[block] = key
             self._found[key] = block

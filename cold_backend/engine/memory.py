@@ -22,6 +22,7 @@ class _Claim:
 
     contexts: list[Context]
     promised: Counter[Reader] = field(default_factory=Counter)
+    is_sound: bool = True
 
 
 class Memory:
@@ -104,6 +105,8 @@ class Memory:
         for context in contexts:
             self._promise(claim, context.reader, needed)
             self._share(claim, context, shared[context])
+        for context in contexts:
+            self._copy_end(claim, context, prompt)
         _count_cached(sequence.answer, contexts)
         return True
 
@@ -118,11 +121,11 @@ class Memory:
         _count_cached(hypothesis, hypothesis.contexts)
 
     def next_keys(self, hypothesis: Hypothesis, lengths: Iterable[int]) -> Iterator[bytes]:
-        """Keys of the blocks that begin with the tokens that contexts are to be fed."""
+        """Keys of the blocks that the next tokens of contexts are in."""
         for context, length in zip(hypothesis.contexts, lengths, strict=True):
-            number, begun = divmod(context.fed, BLOCK_TOKENS)
+            number = context.fed // BLOCK_TOKENS
             is_whole = (number + 1) * BLOCK_TOKENS <= len(hypothesis.tokens)
-            if self._reuse and length and is_whole and not begun:
+            if self._reuse and length and is_whole:
                 yield context.key(number, hypothesis.tokens)
 
     def filled_keys(self, hypothesis: Hypothesis, lengths: Iterable[int]) -> Iterator[bytes]:
@@ -138,17 +141,18 @@ class Memory:
 
     def fed(self, hypothesis: Hypothesis, context: Context, length: int) -> None:
         """Says that a context's next tokens are in its blocks. Mutates: the context."""
+        if length:
+            self._end_copy(context)
         if self._reuse:
             pool = self._pools[context.reader]
             for number in _filled(context.fed, length):
                 pool.keep(context.blocks[number], context.key(number, hypothesis.tokens))
         context.fed += length
-        context.copied_from = None
 
     def branch(self, sequence: Sequence) -> None:
         """Has the contexts of a sequence's hypotheses take the place of those that they continue.
 
-        They share full blocks. Of the last one each has its own: the last that goes on from it
+        They share full blocks. Of the last one each has its own: the first that goes on from it
         keeps it, the others get copies.
 
         Mutates: the contexts.
@@ -159,21 +163,28 @@ class Memory:
         for context in claim.contexts:
             self._pools[context.reader].hold(context.blocks)
         self._give_back(claim, parents)
+        kept: set[tuple[Reader, int]] = set()
         for context in claim.contexts:
-            pool = self._pools[context.reader]
-            if context.fed % BLOCK_TOKENS and pool.is_shared(context.blocks[-1]):
-                context.copied_from = context.blocks[-1]
-                context.blocks[-1] = self._take(claim, context.reader)
-                pool.release([context.copied_from])
+            last = context.reader, context.blocks[-1]
+            if context.fed % BLOCK_TOKENS and last in kept:
+                context.copied_from = context.blocks.pop()
+                context.blocks.append(self._take(claim, context.reader))
+            kept.add(last)
 
     def forget(self, sequence: Sequence) -> None:
         """Has nobody else find what a sequence has: it led to no numbers."""
-        for context in self._claims[sequence].contexts:
+        claim = self._claims[sequence]
+        claim.is_sound = False
+        for context in claim.contexts:
             self._pools[context.reader].forget(context.blocks)
 
     def release(self, sequence: Sequence) -> None:
         """Takes back all that a sequence has."""
         claim = self._claims.pop(sequence)
+        if self._reuse and claim.is_sound:
+            for one in sequence.hypotheses:
+                for context in one.contexts:
+                    self._keep_end(context, one.tokens)
         self._give_back(claim, claim.contexts)
         for reader, count in claim.promised.items():
             self._pools[reader].promise(-count)
@@ -182,24 +193,58 @@ class Memory:
         return [*dict.fromkeys(self._pools.values())]
 
     def _find(self, context: Context, prompt: Tokens[int]) -> Iterator[int]:
-        """Blocks that hold what comes next in a context, all but the prompt's last token."""
-        number, begun = divmod(context.fed, BLOCK_TOKENS)
-        if not self._reuse or begun or number < len(context.blocks):
-            return
+        """Full blocks that hold what comes next in a context, all but the prompt's last token."""
         pool = self._pools[context.reader]
-        for full in range(number, (len(prompt) - 1) // BLOCK_TOKENS):
-            block = pool.find(context.key(full, prompt))
+        whole = (len(prompt) - 1) // BLOCK_TOKENS if self._reuse else 0
+        for number in range(context.fed // BLOCK_TOKENS, whole):
+            block = pool.find(context.key(number, prompt))
             if block is None:
                 return
             yield block
 
     def _share(self, claim: _Claim, context: Context, blocks: list[int]) -> None:
-        self._pools[context.reader].hold(blocks)
-        self._promise(claim, context.reader, -len(blocks))
-        context.blocks += blocks
-        context.fed += len(blocks) * BLOCK_TOKENS
-        context.reused += len(blocks) * BLOCK_TOKENS
-        self._reused_tokens += len(blocks) * BLOCK_TOKENS
+        """Gives a context full blocks, in place of one that it has begun itself."""
+        if not blocks:
+            return
+        pool = self._pools[context.reader]
+        pool.hold(blocks)
+        self._end_copy(context)
+        number = context.fed // BLOCK_TOKENS
+        own = pool.release(context.blocks[number:])
+        self._promise(claim, context.reader, own - len(blocks))
+        context.blocks[number:] = blocks
+        self._reuse_up_to(context, len(context.blocks) * BLOCK_TOKENS)
+
+    def _copy_end(self, claim: _Claim, context: Context, prompt: Tokens[int]) -> None:
+        """Has a context's next block begin as the last one of a sequence that has ended."""
+        pool = self._pools[context.reader]
+        longest = min(len(prompt) - 1, context.fed + BLOCK_TOKENS - 1) if self._reuse else 0
+        for end in range(longest, context.fed, -1):
+            block = pool.find(context.end_key(end, prompt))
+            if block is not None:
+                # To hold what nobody holds takes room that is promised to nobody.
+                if pool.room or pool.is_held(block):
+                    pool.hold([block])
+                    context.copied_from = block
+                    context.blocks.append(self._take(claim, context.reader))
+                    self._reuse_up_to(context, end)
+                return
+
+    def _keep_end(self, context: Context, tokens: Tokens[int]) -> None:
+        """Has others find a context's last block, if it is not full."""
+        if context.fed % BLOCK_TOKENS and context.copied_from is None:
+            block = context.blocks[context.fed // BLOCK_TOKENS]
+            self._pools[context.reader].keep(block, context.end_key(context.fed, tokens))
+
+    def _reuse_up_to(self, context: Context, end: int) -> None:
+        self._reused_tokens += end - context.fed
+        context.reused += end - context.fed
+        context.fed = end
+
+    def _end_copy(self, context: Context) -> None:
+        if context.copied_from is not None:
+            self._pools[context.reader].release([context.copied_from])
+            context.copied_from = None
 
     def _promise(self, claim: _Claim, reader: Reader, count: int) -> None:
         claim.promised[reader] += count
@@ -212,9 +257,9 @@ class Memory:
     def _give_back(self, claim: _Claim, contexts: Iterable[Context]) -> None:
         """Blocks that nobody has any more are promised to the sequence again."""
         for context in contexts:
-            self._promise(
-                claim, context.reader, self._pools[context.reader].release(context.blocks)
-            )
+            self._end_copy(context)
+            own = self._pools[context.reader].release(context.blocks)
+            self._promise(claim, context.reader, own)
 
 
 def _count_cached(hypothesis: Hypothesis, contexts: Iterable[Context]) -> None:

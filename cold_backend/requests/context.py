@@ -35,7 +35,8 @@ class Context:
         fed: tokens that its blocks hold.
         reused: of these, tokens that others had fed.
         blocks: that hold them, in order.
-        copied_from: a block whose content has to be copied into the last one; None if none.
+        copied_from: a block that it holds until its content has been copied into the last one;
+            None if none.
     """
 
     reader: Reader
@@ -62,9 +63,20 @@ class Context:
         """
         for full in range(len(self.keys) - 1, number + 1):
             start = full * BLOCK_TOKENS
-            content = np.array(tokens[start : start + BLOCK_TOKENS], np.int64).tobytes()
-            self.keys.append(_digest(self.keys[-1] + content))
+            self.keys.append(_key_after(self.keys[-1], tokens[start : start + BLOCK_TOKENS]))
         return self.keys[number + 1]
+
+    def end_key(self, end: int, tokens: Sequence[int]) -> bytes:
+        """The key of a block that is not full.
+
+        Args:
+            end: tokens up to its end.
+            tokens: of the context, as far as this at least.
+
+        Mutates: the keys that are known.
+        """
+        full = end // BLOCK_TOKENS
+        return _key_after(self.key(full - 1, tokens), tokens[full * BLOCK_TOKENS : end])
 
 
 def readers_of(request: GenerationRequest) -> tuple[Reader, ...]:
@@ -98,6 +110,10 @@ def _context(
         strength=strength,
         keys=[_digest(repr((content, request.cache_salt)).encode())],
     )
+
+
+def _key_after(key: bytes, tokens: Sequence[int]) -> bytes:
+    return _digest(key + np.array(tokens, np.int64).tobytes())
 
 
 def _digest(content: bytes) -> bytes:

@@ -30,7 +30,7 @@ from cold_backend.errors import InvalidRequestError, StepError
 from cold_backend.requests.request import RequestParser
 from cold_backend.requests.sequence import Sequence
 from cold_backend.text.tokenizer import Tokenizer
-from tests.fakes import RandomModel, new_engine, new_scheduler, run_all, sequence, sink
+from tests.fakes import RandomModel, new_engine, new_scheduler, run_all, sequence, sink, tables
 
 SETTINGS = Settings(base_model="m", adapters={"a": "p", "b": "p"}, max_context=512, max_sequences=8)
 
@@ -52,17 +52,16 @@ class Remembering(RandomModel):
 
     def __call__(self, step: Step) -> StepResult:
         result = super().__call__(step)
-        place = 0
-        for row, held in zip(step.rows, self.held, strict=True):
-            count = -(-len(held) // BLOCK_TOKENS)
+        for copy in step.copies:
+            pool = self._pool(copy["reader"])
+            self._filled_by[pool, copy["target"]] = self._filled_by[pool, copy["source"]]
+        for row, blocks in zip(step.rows, tables(step), strict=True):
             reader = (int(row["adapter"]), float(row["strength"]) * (row["adapter"] >= 0))
-            for number, block in enumerate(step.blocks[place : place + count].tolist()):
-                own = number * BLOCK_TOKENS >= int(row["start"]) // BLOCK_TOKENS * BLOCK_TOKENS
+            for number, block in enumerate(blocks):
                 where = self._pool(row["reader"]), block
-                if own:
+                if number * BLOCK_TOKENS >= row["start"]:
                     self._filled_by[where] = reader
                 assert self._filled_by[where] == reader, "read what another reader wrote"
-            place += count
         for number, choice in enumerate(step.choices):
             rows = [row for row in (choice["expert"], choice["base"]) if row >= 0]
             result.picks["token"][number] = self.token(self.held[rows[0]])
@@ -122,9 +121,76 @@ def test_the_answer_is_reused_in_the_next_turn(parser: RequestParser, tokenizer:
     step, scheduler = Remembering(), new_scheduler(4, max_step_tokens=64)
     first = ask(parser, tokenizer, PROMPT, max_tokens=30)
     answer(step, scheduler, [first])
-    turn = ask(parser, tokenizer, [*PROMPT, *sink(first).tokens, 1, 2, 3])
+    computed = step.computed
+    turn = ask(parser, tokenizer, [*PROMPT, *sink(first).tokens, 1, 2, 3], max_tokens=1)
     answer(step, scheduler, [turn])
-    assert cached(turn) == 128  # of 100 + 29 that had been fed
+    assert cached(turn) == 100 + 29  # all that had been fed, its last block not full
+    assert step.computed - computed == 2 * (1 + 3)
+
+
+def test_an_end_is_copied_by_everyone_who_goes_on_from_it(
+    parser: RequestParser, tokenizer: Tokenizer
+) -> None:
+    step, scheduler = Remembering(), new_scheduler(8, max_step_tokens=64)
+    first = ask(parser, tokenizer, PROMPT, max_tokens=30)
+    answer(step, scheduler, [first])
+    told = sink(first).tokens
+    others = [ask(parser, tokenizer, [*PROMPT, *told, number]) for number in range(4)]
+    answer(step, scheduler, others)
+    longer = ask(parser, tokenizer, [*PROMPT, *told[:-1], 149, 3])  # another last token
+    shorter = ask(parser, tokenizer, [*PROMPT, *told[:-2], 149, 3])
+    salted = ask(parser, tokenizer, [*PROMPT, *told, 3], cache_salt=b"mine")
+    answer(step, scheduler, [longer, shorter, salted])
+    assert [*map(cached, [*others, longer, shorter, salted])] == [129] * 4 + [129, 128, 0]
+
+
+def test_a_short_end_keeps_no_prompt_from_what_another_computes(
+    parser: RequestParser, tokenizer: Tokenizer
+) -> None:
+    """All begin with three tokens that an ended one left, and the rest is computed once."""
+    step, scheduler = Remembering(), new_scheduler(8, max_step_tokens=32)
+    answer(step, scheduler, [ask(parser, tokenizer, PROMPT[:3], max_tokens=1)])
+    computed = step.computed
+    everyone = [ask(parser, tokenizer, [*PROMPT, number]) for number in range(8)]
+    answer(step, scheduler, everyone)
+    assert step.computed - computed < 2 * (100 + 8 * (5 + 4 + BLOCK_TOKENS))
+
+
+def test_an_end_is_left_where_there_is_no_room_to_hold_it(
+    parser: RequestParser, tokenizer: Tokenizer
+) -> None:
+    step, scheduler = Remembering(4), new_scheduler(2, max_step_tokens=64)
+    answer(step, scheduler, [ask(parser, tokenizer, PROMPT[:10], max_tokens=1)])
+    rest = 2 * BLOCK_TOKENS - 20 + 1
+    whole = ask(parser, tokenizer, PROMPT[:20], max_tokens=rest)  # needs the pool as it is
+    answer(step, scheduler, [whole])
+    assert cached(whole) == 0
+
+
+@pytest.mark.parametrize("is_stepped", [False, True], ids=["waiting", "fed"])
+def test_an_end_is_free_again_when_its_reader_leaves(
+    is_stepped: bool, parser: RequestParser, tokenizer: Tokenizer
+) -> None:
+    step, scheduler = Remembering(), new_scheduler(4, max_step_tokens=4)
+    engine = new_engine(step, scheduler, 10)
+    answer(step, scheduler, [ask(parser, tokenizer, PROMPT[:10], max_tokens=1)])
+    long = ask(parser, tokenizer, range(100), max_tokens=2)
+    going_on = ask(parser, tokenizer, [*PROMPT[:10], *range(30)], max_tokens=2)
+    for one in (long, going_on):
+        scheduler.admit(one)
+    assert all(
+        context.copied_from is not None for one in going_on.hypotheses for context in one.contexts
+    )
+    if is_stepped:
+        engine.step()
+    sink(going_on).cancelled = sink(long).cancelled = True
+    while scheduler.running:
+        engine.step()
+    assert scheduler.memory.rooms == scheduler.memory.sizes
+    assert scheduler.memory.usage.held == 0
+    again = ask(parser, tokenizer, [*PROMPT[:10], *range(30)], max_tokens=2)
+    answer(step, scheduler, [again])
+    assert cached(again) >= 10
 
 
 def test_a_whole_prompt_that_is_known_still_gives_a_token(
@@ -139,8 +205,9 @@ def test_a_whole_prompt_that_is_known_still_gives_a_token(
         assert cached(again) == known
 
 
+@pytest.mark.parametrize("length", [10, 100])
 def test_what_led_to_no_numbers_is_not_found_again(
-    parser: RequestParser, tokenizer: Tokenizer
+    length: int, parser: RequestParser, tokenizer: Tokenizer
 ) -> None:
     class Broken(Remembering):
         is_broken = True
@@ -152,13 +219,13 @@ def test_what_led_to_no_numbers_is_not_found_again(
 
     step, scheduler = Broken(), new_scheduler(4, max_step_tokens=64)
     engine = new_engine(step, scheduler, 10)
-    bad = ask(parser, tokenizer, PROMPT)
+    bad = ask(parser, tokenizer, PROMPT[:length])
     engine.submit(bad)
     while not sink(bad).ends:
         engine.step()
     assert isinstance(sink(bad).error, StepError)
     step.is_broken = False
-    good = ask(parser, tokenizer, PROMPT)
+    good = ask(parser, tokenizer, [*PROMPT[:length], 7])
     answer(step, scheduler, [good])
     assert cached(good) == 0
 
