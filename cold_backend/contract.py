@@ -64,6 +64,7 @@ CHOICE = np.dtype(
         ("position", np.int64),  # index of the output token; with the seed it fixes the noise
         ("forced", np.int64),  # the token that has to be taken, see `decoding.forced`, or NONE
         ("candidates", np.int32),  # how many of its best tokens a beam wants; 0 for others
+        ("alternatives", np.int32),  # how many of its best tokens the reader is asked for
         ("alpha", np.float32),
         ("beta", np.float32),
         ("temperature", np.float32),
@@ -103,6 +104,8 @@ CANDIDATE = np.dtype(
         ("base_log_prob", np.float32),  # likewise the base's
     ]
 )
+# A token that the expert, or the base where no expert is read, finds most probable by itself.
+ALTERNATIVE = np.dtype([("choice", np.int32), ("token", np.int64), ("log_prob", np.float32)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,7 @@ _TABLES = {
     "copies": COPY,
     "picks": PICK,
     "candidates": CANDIDATE,
+    "alternatives": ALTERNATIVE,
 }
 
 
@@ -219,6 +223,7 @@ class StepResult:
     Attributes:
         picks: [E] of PICK.
         candidates: [n] of CANDIDATE, for each choice that wants some, best first.
+        alternatives: [m] of ALTERNATIVE, likewise.
         loads: [l] which adapters have been loaded, see `pack_reports`.
         expert_blocks: [1] how many blocks the expert's pool has.
         base_blocks: [1] likewise the base's; 0 if its contexts are in the expert's pool.
@@ -226,12 +231,13 @@ class StepResult:
 
     picks: Table
     candidates: Table
+    alternatives: Table = field(default_factory=lambda: table(ALTERNATIVE, []))
     loads: BytesArray = field(default_factory=lambda: pack_reports(()))
     expert_blocks: Int64Array = field(default_factory=lambda: np.zeros(1, np.int64))
     base_blocks: Int64Array = field(default_factory=lambda: np.zeros(1, np.int64))
 
 
-DECIDED = ("picks", "candidates")  # what the decision is of a result
+DECIDED = ("picks", "candidates", "alternatives")  # what the decision is of a result
 
 
 def blocks_for(tokens: int) -> int:

@@ -13,6 +13,7 @@ from cold_backend.tensors import Input, Output
 
 MAX_BIASES = 1024  # tokens
 STRONGEST_BIAS = 100
+MAX_ALTERNATIVES = 20  # as OpenAI
 MAX_WORDS = 64  # stop words and bad words, each
 _WEAKEST = 1 / STRONGEST
 
@@ -201,6 +202,15 @@ INPUTS = _named(
         default=True,
     ),
     Input("return_log_probs", "BOOL", default=False),
+    Input(
+        "top_logprobs",
+        "INT32",
+        "how many of the most probable tokens are told with each, by the expert itself (the base "
+        "with `decoding` base); not with beams",
+        default=0,
+        low=0,
+        high=MAX_ALTERNATIVES,
+    ),
     Input("return_finish_reason", "BOOL", default=False),
     Input("return_num_input_tokens", "BOOL", default=False),
     Input("return_num_output_tokens", "BOOL", default=False),
@@ -250,6 +260,14 @@ OUTPUTS = (
         "log-probability of each token under the decoding",
         many=True,
     ),
+    Output(
+        "top_token_ids",
+        "INT64",
+        "`top_logprobs`",
+        "for each token, as many as were asked for, best first, one after another",
+        many=True,
+    ),
+    Output("top_log_probs", "FP32", "`top_logprobs`", "their log-probabilities", many=True),
     Output(
         "contrast_expert_log_probs",
         "FP32",

@@ -20,7 +20,7 @@ from ._grpc import AsyncGrpcTransport, GrpcTransport
 from ._http import AsyncHttpTransport, HttpTransport
 from ._stream import AsyncStream, Stream
 from ._transport import Access, AsyncTransport, Transport
-from ._types import Health, Model, Piece, Request, Result, TokenContrast
+from ._types import Alternative, Health, Model, Piece, Request, Result, TokenContrast
 
 __version__ = "0.1.0"
 
@@ -28,6 +28,7 @@ __all__ = [
     "Access",
     "AccessDenied",
     "AdapterNotFound",
+    "Alternative",
     "AsyncClient",
     "AsyncGrpcTransport",
     "AsyncHttpTransport",

@@ -11,7 +11,7 @@ from typing import Any
 from tritonclient.grpc import service_pb2 as pb
 
 from ._exceptions import InvalidRequest, ProtocolError, from_message
-from ._types import Piece, Request, TokenContrast
+from ._types import Alternative, Piece, Request, TokenContrast
 
 MODEL = "cold"
 
@@ -180,6 +180,7 @@ def _piece(outputs: Outputs) -> Piece:
             num_cached_tokens=_first(outputs, "num_cached_tokens"),
             log_probs=tuple(map(float, outputs.get("output_log_probs", ()))),
             decoding_log_probs=tuple(map(float, outputs.get("decoding_log_probs", ()))),
+            alternatives=tuple(_alternatives(outputs)),
             contrast=tuple(_contrast(outputs)),
         )
     except (IndexError, KeyError, TypeError, ValueError) as error:
@@ -189,6 +190,19 @@ def _piece(outputs: Outputs) -> Piece:
 def _first(outputs: Outputs, name: str) -> Any:
     values = outputs.get(name)
     return values[0] if values else None
+
+
+def _alternatives(outputs: Outputs) -> Iterable[tuple[Alternative, ...]]:
+    """Of each token; they come one after another, the same number of each."""
+    ids, log_probs = outputs.get("top_token_ids", ()), outputs.get("top_log_probs", ())
+    best = [Alternative(int(one), float(of)) for one, of in zip(ids, log_probs, strict=True)]
+    tokens = len(outputs.get("token_ids", ()))
+    if not best:
+        return []
+    if not tokens or len(best) % tokens:
+        raise ValueError(f"{len(best)} alternatives of {tokens} tokens")
+    count = len(best) // tokens
+    return [tuple(best[start : start + count]) for start in range(0, len(best), count)]
 
 
 def _contrast(outputs: Outputs) -> Iterable[TokenContrast]:

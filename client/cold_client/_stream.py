@@ -102,6 +102,7 @@ class _Sum:
             num_cached_tokens=_last(piece.num_cached_tokens for piece in pieces),
             log_probs=tuple(value for piece in pieces for value in piece.log_probs),
             decoding_log_probs=tuple(p for piece in pieces for p in piece.decoding_log_probs),
+            alternatives=tuple(best for piece in pieces for best in piece.alternatives),
             contrast=tuple(token for piece in pieces for token in piece.contrast),
             ttft_s=self._latency_s if self._ttft_s is None else self._ttft_s,
             latency_s=self._latency_s,

@@ -38,6 +38,7 @@ class Request:
         continuation: what the answer has to be; with `return_log_probs` its probability is told.
         deadline_s: seconds from acceptance to the end of the answer, queueing included; above 0.
         logit_bias: token ids, and what is added to their logits; -100 to 100.
+        top_logprobs: how many of the most probable tokens are told with each; 0 to 20.
         cache_salt: only requests with the same one share what was computed for their prompts.
         priority: 0 is served first, 1 is what the server takes without it, 2 is served last.
     """
@@ -76,11 +77,27 @@ class Request:
     deadline_s: float | None = _input("FP32")
     priority: int | None = _input("INT32")
     return_log_probs: bool | None = _input("BOOL")
+    top_logprobs: int | None = _input(
+        "INT32", option="add so many of the most probable tokens to --json"
+    )
     return_finish_reason: bool | None = _input("BOOL", True)
     return_num_input_tokens: bool | None = _input("BOOL", True)
     return_num_output_tokens: bool | None = _input("BOOL")
     return_num_cached_tokens: bool | None = _input("BOOL")
     return_contrast: bool | None = _input("BOOL")
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """One of the most probable tokens in the place of an output token.
+
+    Attributes:
+        token_id: the token, which may be the output's own.
+        log_prob: the expert's own log-probability of it; the base's with `decoding` base.
+    """
+
+    token_id: int
+    log_prob: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +135,7 @@ class Piece:
     num_cached_tokens: int | None = None
     log_probs: tuple[float, ...] = ()
     decoding_log_probs: tuple[float, ...] = ()
+    alternatives: tuple[tuple[Alternative, ...], ...] = ()
     contrast: tuple[TokenContrast, ...] = ()
 
 
@@ -130,6 +148,7 @@ class Result:
         num_output_tokens: length of `token_ids`.
         num_cached_tokens: of the prompt, those that were not computed again; None if not asked for.
         decoding_log_probs: of each token of a `continuation` under its decoding.
+        alternatives: of each token, as many as `top_logprobs` asked for, best first.
         ttft_s: seconds from the request to the first token; without streaming, to the answer.
         latency_s: seconds from the request to the last piece.
     """
@@ -142,6 +161,7 @@ class Result:
     num_cached_tokens: int | None
     log_probs: tuple[float, ...]
     decoding_log_probs: tuple[float, ...]
+    alternatives: tuple[tuple[Alternative, ...], ...]
     contrast: tuple[TokenContrast, ...]
     ttft_s: float
     latency_s: float

@@ -1,4 +1,4 @@
-"""From logits to tokens: the contrast, penalties, filters, candidates of beams.
+"""From logits to tokens: the contrast, penalties, filters, candidates of beams, alternatives.
 
 Knows rows of a step, not the requests behind them.
 """

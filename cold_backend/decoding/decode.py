@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cold_backend.contract import CANDIDATE, PICK, Int64Array, Step, StepResult, table
+from cold_backend.decoding.alternatives import alternatives_of, rank_alternatives
 from cold_backend.decoding.candidates import candidates_of, rank_candidates
 from cold_backend.decoding.fetch import fetch
 from cold_backend.decoding.forced import forced_log_probs, take_forced
@@ -42,6 +43,7 @@ def decode(ops: Ops, step: Step, logits: Tensor, room: int = _ROOM) -> StepResul
     allowed = own.biased(step.biases)
     chosen = _choose(ops, step, allowed, room)
     expert, base = _score(ops, step, own, chosen)
+    beams = rank_candidates(ops, step, own, allowed)
     certain, token, expert_token, count, expert_log_prob, base_log_prob, decoding, *ranked = fetch(
         chosen.certain,
         chosen.token,
@@ -50,7 +52,8 @@ def decode(ops: Ops, step: Step, logits: Tensor, room: int = _ROOM) -> StepResul
         expert,
         base,
         forced_log_probs(ops, choices, own, chosen.token, expert, base),
-        *rank_candidates(ops, step, own, allowed),
+        *beams,
+        *rank_alternatives(ops, step, own),
     )
     if not certain.all():
         return decode(ops, step, logits, room=logits.shape[1])
@@ -62,7 +65,8 @@ def decode(ops: Ops, step: Step, logits: Tensor, room: int = _ROOM) -> StepResul
         ("decoding_log_prob", decoding, choices["forced"] >= 0),
     ):
         picks[name] = np.where(meant & (token >= 0), found, np.float32(np.nan))
-    return StepResult(picks, candidates_of(step, ranked))
+    candidates = candidates_of(step, ranked[: len(beams)])
+    return StepResult(picks, candidates, alternatives_of(step, ranked[len(beams) :]))
 
 
 @dataclass(frozen=True, slots=True)

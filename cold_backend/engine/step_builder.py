@@ -126,6 +126,7 @@ def _choice(hypothesis: Hypothesis, rows: dict[Context, int]) -> dict[str, Any]:
         "base": mine.get(Reader.BASE, NONE),
         "position": hypothesis.output_length,
         "candidates": hypothesis.candidates,
+        "alternatives": hypothesis.request.top_logprobs,
         "forced": NONE if forced is None else forced,
         **{name: getattr(sampling, name) for name in _SAMPLING},
     }

@@ -47,6 +47,7 @@ class GenerationRequest:
         bad_words: token sequences that must not come up.
         echo: text to put before the output.
         priority: 0 is served first, 2 last.
+        top_logprobs: how many alternatives are told with each token.
         deadline_s: seconds from acceptance to the end of the answer; may be infinite.
     """
 
@@ -69,6 +70,7 @@ class GenerationRequest:
     priority: int
     deadline_s: float
     return_log_probs: bool
+    top_logprobs: int
     return_finish_reason: bool
     return_num_input_tokens: bool
     return_num_output_tokens: bool
@@ -209,6 +211,9 @@ class RequestParser:
         beam = read_beam(inputs, decoding, self._settings.max_sequences)
         if beam and continuation:
             raise InvalidRequestError("continuation", f"not with decoding {decoding}")
+        top_logprobs = read_integer(inputs, "top_logprobs")
+        if beam and top_logprobs:
+            raise InvalidRequestError("top_logprobs", f"not with decoding {decoding}")
         return_contrast = read_flag(inputs, "return_contrast")
         if return_contrast and sampling.mode is Mode.BASE:
             raise InvalidRequestError("return_contrast", "not available with decoding base")
@@ -233,6 +238,7 @@ class RequestParser:
             priority=read_integer(inputs, "priority"),
             deadline_s=read_number(inputs, "deadline_s"),
             return_log_probs=read_flag(inputs, "return_log_probs"),
+            top_logprobs=top_logprobs,
             return_finish_reason=read_flag(inputs, "return_finish_reason"),
             return_num_input_tokens=read_flag(inputs, "return_num_input_tokens"),
             return_num_output_tokens=read_flag(inputs, "return_num_output_tokens"),

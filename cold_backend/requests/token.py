@@ -9,6 +9,14 @@ from cold_backend.contract import PICK, StepResult
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token beside the picked one, or that one itself, and its log-probability."""
+
+    id: int
+    log_prob: float
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """A picked token and what the step found out about it.
 
@@ -18,6 +26,8 @@ class Token:
         expert_token: the expert's own best; None where it was not read.
         valid_count: size of the valid set.
         decoding_log_prob: of a forced token under its decoding, see `decoding.forced`.
+        alternatives: the tokens that the expert, or the base where no expert was read, finds most
+            probable by itself, best first, as many as were asked for.
     """
 
     id: int
@@ -26,6 +36,7 @@ class Token:
     expert_token: int | None
     valid_count: int
     decoding_log_prob: float | None = None
+    alternatives: tuple[Alternative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +50,22 @@ class Continuation:
 def picked_tokens(result: StepResult) -> list[Token | None]:
     """The token of each choice, in order; None where the model's logits were not finite."""
     columns = (result.picks[name].tolist() for name in PICK.names or ())
+    beside = _alternatives(result)
     return [
-        Token(token, _known(expert), _known(base), _index(best), valid, _known(decoding))
+        Token(
+            token,
+            expert_log_prob=_known(expert),
+            base_log_prob=_known(base),
+            expert_token=_index(best),
+            valid_count=valid,
+            decoding_log_prob=_known(decoding),
+            alternatives=(*beside.get(choice, ()),),
+        )
         if token >= 0
         else None
-        for token, best, valid, expert, base, decoding in zip(*columns, strict=True)
+        for choice, (token, best, valid, expert, base, decoding) in enumerate(
+            zip(*columns, strict=True)
+        )
     ]
 
 
@@ -61,6 +83,14 @@ def continuations(result: StepResult) -> dict[int, list[Continuation]]:
             valid_count=int(pick["valid_count"]),
         )
         by_choice.setdefault(choice, []).append(Continuation(token, float(found["log_prob"])))
+    return by_choice
+
+
+def _alternatives(result: StepResult) -> dict[int, list[Alternative]]:
+    """By choice, best first."""
+    by_choice: dict[int, list[Alternative]] = {}
+    for choice, token, log_prob in result.alternatives.tolist():
+        by_choice.setdefault(choice, []).append(Alternative(token, log_prob))
     return by_choice
 
 

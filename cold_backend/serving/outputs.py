@@ -37,6 +37,10 @@ def outputs_of(piece: Piece, request: GenerationRequest, tokenizer: Tokenizer) -
         )
     if request.return_log_probs and request.continuation:
         outputs["decoding_log_probs"] = np.array([t.decoding_log_prob for t in tokens], np.float32)
+    if request.top_logprobs:
+        beside = [one for token in tokens for one in token.alternatives]
+        outputs["top_token_ids"] = np.array([one.id for one in beside], np.int64)
+        outputs["top_log_probs"] = np.array([one.log_prob for one in beside], np.float32)
     if request.return_contrast:
         outputs |= _contrast(tokens, tokenizer)
     return outputs

@@ -31,6 +31,7 @@ _GOOD: dict[str, st.SearchStrategy[Any]] = {
     "lora_scale": st.sampled_from([0.0, 1.0, 1.5, 8.0]),
     "cache_salt": st.sampled_from(["", "mine", "é"]),
     "logit_bias": st.sampled_from(["", "{}", '{"5": -100, "49151": 1e-9}', '{"0": 100}']),
+    "top_logprobs": st.sampled_from([0, 1, 20]),
     "temperature": st.sampled_from([0.0, 0.001, 0.7, 1000.0]),
     "top_k": st.sampled_from([0, 1, 50, 2**31 - 1]),
     "top_p": st.sampled_from([1e-30, 0.5, 1.0]),

@@ -13,6 +13,8 @@ from cold_backend.text.tokenizer import Tokenizer
 from cold_client import AdapterNotFound, Client, InvalidRequest, Request
 from tests.bad_inputs import BAD, HELLO, as_request
 from tests.conftest import Server
+from tests.prompts import Prompt
+from tests.reference import Reference
 
 pytestmark = pytest.mark.server
 
@@ -109,6 +111,27 @@ def test_a_bias_decides(decoding: Any, server: Server) -> None:
         without = client.generate(replace(request, logit_bias={best: -100, 4321: 0}))
     assert forced.token_ids == (4321, 4321, 4321)
     assert without.token_ids[0] != best
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+@pytest.mark.parametrize("decoding", ["cold", "greedy", "base"])
+def test_alternatives_are_those_of_the_reference(
+    decoding: Any, protocol: str, server: Server, prompts: list[Prompt], reference: Reference
+) -> None:
+    ids = prompts[0].ids
+    request = Request(input_ids=ids, decoding=decoding, max_tokens=3, top_logprobs=4)
+    with Client(getattr(server, protocol)) as client:
+        result = client.generate(request)
+        with client.stream(request) as stream:
+            pieces = [*stream]
+    assert tuple(best for piece in pieces for best in piece.alternatives) == result.alternatives
+    assert [len(best) for best in result.alternatives] == [4] * len(result.token_ids)
+    for number, best in enumerate(result.alternatives):
+        expert, base = reference.logits((*ids, *result.token_ids[:number]))
+        own = (base if decoding == "base" else expert).log_softmax(0)
+        log_probs, tokens = own.topk(4)
+        assert [one.token_id for one in best] == tokens.tolist()
+        assert [one.log_prob for one in best] == pytest.approx(log_probs.tolist(), abs=1e-3)
 
 
 def test_what_was_computed_before_is_told(server: Server) -> None:

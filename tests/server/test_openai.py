@@ -245,6 +245,38 @@ def test_sampling_stops_and_penalties_are_passed_on(api: OpenAI, server: Server)
     assert stopped.choices[0].finish_reason == "stop"
 
 
+def test_alternatives(api: OpenAI, server: Server) -> None:
+    messages: Any = [{"role": "user", "content": "Tell me about the sky."}]
+    fields: dict[str, Any] = {"max_tokens": 5, "temperature": 1.5, "seed": 4}
+    asked = {"lora_name": ADAPTER, "top_logprobs": 3, "return_log_probs": True, **fields}
+    expected = direct(server, messages=messages, **asked)
+    (chat,) = api.chat.completions.create(
+        model=ADAPTER, messages=messages, logprobs=True, top_logprobs=3, **fields
+    ).choices
+    told = [one.top_logprobs for one in (chat.logprobs and chat.logprobs.content) or ()]
+    best = [
+        [(f"token_id:{one.token_id}", one.log_prob) for one in of] for of in expected.alternatives
+    ]
+    assert [[one.token for one in of] for of in told] == [[name for name, _ in of] for of in best]
+    assert [[one.logprob for one in of] for of in told] == [
+        pytest.approx([value for _, value in of], abs=1e-4) for of in best
+    ]
+
+    expected = direct(server, text_input=PROMPT, **asked)
+    (completion,) = api.completions.create(
+        model=ADAPTER, prompt=PROMPT, logprobs=3, **fields
+    ).choices
+    assert completion.logprobs is not None
+    for id, of, listed in zip(
+        expected.token_ids,
+        expected.alternatives,
+        completion.logprobs.top_logprobs or (),
+        strict=True,
+    ):
+        # The chosen token is listed too, as OpenAI does.
+        assert listed.keys() == {f"token_id:{one}" for one in (id, *(o.token_id for o in of))}
+
+
 def test_log_probabilities_of_completions(api: OpenAI, server: Server) -> None:
     expected = direct(
         server, text_input=PROMPT, decoding="base", max_tokens=5, return_log_probs=True

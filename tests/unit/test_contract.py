@@ -65,7 +65,7 @@ def test_a_result_comes_through_tritonserver_as_it_was() -> None:
     picks = np.zeros(2, PICK)
     picks["token"], picks["base_log_prob"] = (5, -1), (np.nan, -2.5)
     changes = pack_changes([AdapterChange(3, "a", "/a", (1, 2))])
-    result = result_of(to_tensors(StepResult(picks, table(CANDIDATE, []), changes)))
+    result = result_of(to_tensors(StepResult(picks, table(CANDIDATE, []), loads=changes)))
     assert result.picks["token"].tolist() == [5, -1]
     assert np.isnan(result.picks["base_log_prob"][0])
     assert unpack_changes(result.loads)[0].stamp == (1, 2)

@@ -17,9 +17,10 @@ from transformers import (
 
 from cold_backend.contract import NONE, Reader, StepResult
 from cold_backend.decoding.decode import decode
+from cold_backend.requests.token import picked_tokens
 from cold_kernels import Mode, load_ops
 from tests.reference import Decoding, distribution
-from tests.steps import choice_step
+from tests.steps import choice_step, step_of
 
 VOCAB = 60
 OPS = load_ops("reference", torch.device("cpu"))
@@ -142,6 +143,36 @@ def test_a_contrasted_beam_ranks_within_the_valid_set() -> None:
     torch.testing.assert_close(ranked, expected[order])
     torch.testing.assert_close(expert, LOGITS[0].log_softmax(0)[valid[order]])
     torch.testing.assert_close(base, a.log_softmax(0)[valid[order]])
+
+
+def test_alternatives_are_the_readers_own_best() -> None:
+    """Whatever is banned, penalised, drawn or contrasted."""
+    own = LOGITS[0].log_softmax(0)
+    best = LOGITS[0].argsort(descending=True)
+    more: dict[str, Any] = {"counts": {int(best[1]): 3}, "frequency_penalty": 2.0}
+    for how in (
+        {},
+        {"mode": Mode.COLD},
+        {"temperature": 2.0, "seed": 3, **more},
+        {"bans": (int(best[0]),)},
+        {"forced": 7},
+    ):
+        found = run(alternatives=5, **how).alternatives
+        assert found["choice"].tolist() == [0] * 5
+        assert found["token"].tolist() == best[:5].tolist()
+        torch.testing.assert_close(torch.from_numpy(found["log_prob"].copy()), own[best[:5]])
+    of_base = run(mode=Mode.BASE, expert=NONE, base=0, alternatives=2).alternatives
+    assert of_base["token"].tolist() == LOGITS.flip(1)[0].argsort(descending=True)[:2].tolist()
+    assert not len(run().alternatives)
+
+
+def test_each_choice_has_the_alternatives_that_it_asks_for() -> None:
+    numbers = (0, 3, 0, VOCAB + 5, 1)
+    step = step_of([{"alternatives": number, "base": NONE} for number in numbers])
+    result = decode(OPS, step, torch.cat([LOGITS, LOGITS]))
+    told = [[one.id for one in token.alternatives] for token in picked_tokens(result) if token]
+    best = LOGITS[0].argsort(descending=True).tolist()
+    assert told == [best[:number] for number in numbers]
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.3, 2.0), (0.05, 0.5), (0.3, 0.0), (1.0, 2.0)])

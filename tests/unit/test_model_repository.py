@@ -55,7 +55,9 @@ TYPES = {
     "loads": ("TYPE_STRING", (-1,)),
     "base_logits": ("TYPE_FP32", (-1, -1)),
     "expert_logits": ("TYPE_FP32", (-1, -1)),
-} | dict.fromkeys(("rows", "choices", "biases", "counts", "copies", "picks", "candidates"), TABLE)
+} | dict.fromkeys(
+    ("rows", "choices", "biases", "counts", "copies", "picks", "candidates", "alternatives"), TABLE
+)
 STEP = {one.name for one in fields(Step)}
 RESULT = {one.name for one in fields(StepResult)}
 _ROWS = {"tokens", "rows", "blocks", "copies"}  # what a language model needs for them

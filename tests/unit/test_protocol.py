@@ -18,7 +18,7 @@ from cold_backend.requests.answer import FinishReason, Piece
 from cold_backend.requests.beam import EarlyStopping
 from cold_backend.requests.fields import MAX_MESSAGES
 from cold_backend.requests.request import GenerationRequest, RequestParser
-from cold_backend.requests.token import Token
+from cold_backend.requests.token import Alternative, Token
 from cold_backend.serving.outputs import outputs_of
 from cold_backend.tensors import DTYPES, Input
 from cold_backend.text.tokenizer import Tokenizer
@@ -154,8 +154,8 @@ class Noting(dict[str, Any]):
 
 def test_outputs_are_those_of_the_table(parser: RequestParser, small: Tokenizer) -> None:
     asked = {one.name: True for one in INPUTS.values() if one.name.startswith("return_")}
-    request = parse(parser, HELLO | asked | {"continuation": "ab"})
-    token = Token(5, -0.5, -1.0, 6, 2, -0.25)
+    request = parse(parser, HELLO | asked | {"continuation": "ab", "top_logprobs": 1})
+    token = Token(5, -0.5, -1.0, 6, 2, -0.25, (Alternative(6, -0.25),))
     outputs = outputs_of(Piece("ab", (token, token), FinishReason.STOP), request, small)
     assert list(outputs) == [one.name for one in OUTPUTS]
     for one in OUTPUTS:

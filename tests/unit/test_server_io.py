@@ -359,7 +359,7 @@ class TestExecuteStep:
 
         def cold_step(request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
             came.append(step_of(server_io.read_tensors(request)))
-            result = StepResult(picks, candidates, pack_reports([report]))
+            result = StepResult(picks, candidates, loads=pack_reports([report]))
             return pb_utils.InferenceResponse(tensors(to_tensors(result)))
 
         pb_utils.serve("cold_step", cold_step)

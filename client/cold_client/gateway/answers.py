@@ -117,11 +117,13 @@ class ChatAnswer(Answer):
         return {"delta": {} if text is None else {"content": text}}
 
     def _log_probs(self, part: Piece | Result) -> Json:
-        tokens = zip(part.token_ids, part.log_probs, strict=True)
+        beside = part.alternatives or ((),) * len(part.token_ids)
+        tokens = zip(part.token_ids, part.log_probs, beside, strict=True)
         return {
             "content": [
-                {"token": _name(token), "logprob": value, "bytes": None, "top_logprobs": []}
-                for token, value in tokens
+                _named(token, value)
+                | {"top_logprobs": [_named(one.token_id, one.log_prob) for one in best]}
+                for token, value, best in tokens
             ],
             "refusal": None,
         }
@@ -144,7 +146,15 @@ class CompletionAnswer(Answer):
         return {
             "tokens": [_name(token) for token in part.token_ids],
             "token_logprobs": list(part.log_probs),
-            "top_logprobs": None,
+            "top_logprobs": [
+                # As OpenAI, the chosen token is always among them.
+                {_name(one.token_id): one.log_prob for one in best} | {_name(token): value}
+                for token, value, best in zip(
+                    part.token_ids, part.log_probs, part.alternatives, strict=True
+                )
+            ]
+            if part.alternatives
+            else None,
             "text_offset": None,
         }
 
@@ -166,6 +176,10 @@ def _finish_reason(result: Result) -> str:
     if result.finish_reason in ("stop", "length"):
         return result.finish_reason
     raise RequestCancelled("the request was cancelled before it ended")
+
+
+def _named(token: int, log_prob: float) -> Json:
+    return {"token": _name(token), "logprob": log_prob, "bytes": None}
 
 
 def _name(token: int) -> str:

@@ -21,6 +21,7 @@ from .._types import Request
 from .catalogue import Served
 
 MAX_MESSAGES = 1024  # as the server
+MAX_ALTERNATIVES = 20  # likewise
 MAX_PROMPTS = 32  # of one body; each is a request of its own to the server
 
 
@@ -86,6 +87,7 @@ def _biases(value: Any) -> Any:
 
 
 _Biases = Annotated[dict[int, float], BeforeValidator(_biases)]
+_Alternatives = Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)]
 _Strings = Annotated[list[str], BeforeValidator(_strings)]
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -127,7 +129,7 @@ class StreamOptions(Strict):
 _NOT_HERE = {
     *("text_input", "messages", "input_ids", "continuation", "lora_name", "stop_words"),
     *("exclude_input_in_output", "return_log_probs", "return_finish_reason"),
-    "logit_bias",
+    *("logit_bias", "top_logprobs"),
     *("return_num_input_tokens", "return_num_output_tokens", "return_num_cached_tokens"),
 }
 _SAME: dict[str, Any] = {
@@ -191,8 +193,8 @@ class ChatBody(Body):
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
+    top_logprobs: _Alternatives | None = None
 
-    top_logprobs: Annotated[Any, AfterValidator(Only((0,)))] = None
     tools: Annotated[Any, AfterValidator(Only(([],)))] = None
     tool_choice: Annotated[Any, AfterValidator(Only(("none",)))] = None
     parallel_tool_calls: Annotated[Any, AfterValidator(Only((False, True)))] = None
@@ -208,8 +210,14 @@ class ChatBody(Body):
                     "max_tokens: not with max_completion_tokens", field="max_tokens"
                 )
             inputs["max_tokens"] = self.max_completion_tokens
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequest("top_logprobs: only with logprobs", field="top_logprobs")
+        inputs |= {
+            "return_log_probs": self.logprobs or None,
+            "top_logprobs": self.top_logprobs or None,
+        }
         messages = [message.plain() for message in self.messages]
-        return [Request(messages=messages, return_log_probs=self.logprobs or None, **inputs)]
+        return [Request(messages=messages, **inputs)]
 
 
 class CompletionBody(Body):
@@ -218,8 +226,8 @@ class CompletionBody(Body):
     prompt: Annotated[list[str | list[int]], BeforeValidator(_prompts)]
     echo: bool | None = None
 
-    # OpenAI's number of other tokens to list; 0 lists the log-probability of the chosen one.
-    logprobs: Annotated[Any, AfterValidator(Only((0,)))] = None
+    logprobs: _Alternatives | None = None  # 0 lists the log-probabilities of the chosen tokens
+
     best_of: Annotated[Any, AfterValidator(Only((1,)))] = None
     suffix: Annotated[Any, AfterValidator(Only(("",)))] = None
 
@@ -232,8 +240,11 @@ class CompletionBody(Body):
             )
         if self.echo and self.logprobs is not None:
             raise InvalidRequest("logprobs: not with echo", field="logprobs")
-        inputs["return_log_probs"] = None if self.logprobs is None else True
-        inputs["exclude_input_in_output"] = False if self.echo else None
+        inputs |= {
+            "return_log_probs": None if self.logprobs is None else True,
+            "top_logprobs": self.logprobs or None,
+            "exclude_input_in_output": False if self.echo else None,
+        }
         return [
             Request(text_input=prompt, **inputs)
             if isinstance(prompt, str)

@@ -110,6 +110,9 @@ def test_any_value_is_understood_or_refused_by_name(field: str, value: Any) -> N
         {"tool_choice": "auto"},
         {"response_format": {"type": "json_object"}},
         {"top_logprobs": 3},
+        {"logprobs": True, "top_logprobs": 21},
+        {"logprobs": True, "top_logprobs": -1},
+        {"logprobs": True, "top_logprobs": True},
         {"store": True},
         {"metadata": {}},
         {"temperature": "1"},
@@ -138,7 +141,9 @@ def test_what_cannot_be_honoured_is_refused(change: dict[str, Any]) -> None:
     [
         {"best_of": 2},
         {"suffix": "end"},
-        {"logprobs": 1},
+        {"logprobs": 21},
+        {"logprobs": True},
+        {"top_logprobs": 1},
         {"logprobs": 0, "echo": True},
         {"prompt": []},
         {"prompt": ["a", 1]},
@@ -187,6 +192,10 @@ def test_names_that_differ() -> None:
     (chat,) = parse(CHAT | {"logprobs": True}).requests(MATH)
     (completion,) = parse(PROMPT | {"logprobs": 0}, CompletionBody).requests(MATH)
     assert chat.return_log_probs is completion.return_log_probs is True
+    assert chat.top_logprobs is completion.top_logprobs is None
+    (chat,) = parse(CHAT | {"logprobs": True, "top_logprobs": 20}).requests(MATH)
+    (completion,) = parse(PROMPT | {"logprobs": 5}, CompletionBody).requests(MATH)
+    assert (chat.top_logprobs, completion.top_logprobs) == (20, 5)
     (echo,) = parse(PROMPT | {"echo": True}, CompletionBody).requests(MATH)
     assert echo.exclude_input_in_output is False
 

@@ -33,6 +33,7 @@ FULL = Request(
     lora_scale=1.5,
     cache_salt="é",
     logit_bias={5: -100, 7: 0.5},
+    top_logprobs=3,
     beam_width=3,
     length_penalty=0,
     early_stopping=True,
