@@ -133,6 +133,7 @@ bench: setup peers
 	OMP_PROC_BIND=true $(BIN)/python benchmarks/step_time.py --base-model "$(BASE_MODEL)" --cache "$(CACHE)/benchmark"
 	OMP_PROC_BIND=true $(BIN)/python benchmarks/adapter_gaps.py --base-model "$(BASE_MODEL)"
 	OMP_PROC_BIND=true $(BIN)/python benchmarks/prefix_reuse.py --base-model "$(BASE_MODEL)"
+	OMP_PROC_BIND=true $(BIN)/python benchmarks/sampling.py --base-model "$(BASE_MODEL)"
 
 ADAPTERS := --base-model "$(BASE_MODEL)" --adapter equations=$(ADAPTER)
 SLO := --slo ttft_ms:2000 --slo itl_ms:100 --fail-if 'error_share > 0'

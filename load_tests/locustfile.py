@@ -16,6 +16,7 @@ from typing import Any
 
 import gevent
 import grpc.experimental.gevent
+import psutil
 from gevent.pool import Group
 from locust import LoadTestShape, User, constant, events, task
 from locust.env import Environment
@@ -81,6 +82,9 @@ def _prepare(environment: Environment, **_: Any) -> None:
         if options.requests and not isinstance(environment.runner, LocalRunner):
             raise ValueError("requests: are counted by one process only")
     except ValueError as error:
+        # Locust would let those go on that have not reached this yet, and look for their master.
+        for worker in psutil.Process().children():
+            worker.kill()
         sys.exit(f"locust: {error}")
 
 

@@ -19,7 +19,6 @@ from cold_backend.contract import (
     AdapterChange,
     Reader,
     Step,
-    Table,
     blocks_for,
     pack_changes,
     table,
@@ -86,11 +85,7 @@ def build_step(feeds: Sequence[Feed], changes: list[AdapterChange]) -> Step:
         for number, one in enumerate(choosing)
         for token, bias in one.biases
     ]
-    counts = [
-        _counts(number, one)
-        for number, one in enumerate(choosing)
-        if one.request.sampling.penalises
-    ]
+    counts = [one.counts.table(number) for number, one in enumerate(choosing) if one.counts]
     return Step(
         tokens=np.array(tokens, np.int64),
         rows=table(ROW, [_row(*one) for one in read]),
@@ -130,16 +125,6 @@ def _choice(hypothesis: Hypothesis, rows: dict[Context, int]) -> dict[str, Any]:
         "forced": NONE if forced is None else forced,
         **{name: getattr(sampling, name) for name in _SAMPLING},
     }
-
-
-def _counts(choice: int, hypothesis: Hypothesis) -> Table:
-    """Column by column: there may be thousands."""
-    counts = hypothesis.counts
-    rows = np.empty(len(counts), COUNT)
-    rows["choice"] = choice
-    rows["token"] = np.fromiter(counts, np.int64, len(counts))
-    rows["times"] = np.fromiter(counts.values(), np.int64, len(counts))
-    return rows
 
 
 def _copy(context: Context) -> dict[str, Any]:

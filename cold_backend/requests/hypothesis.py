@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 from cold_backend.requests.answer import FinishReason, Piece
 from cold_backend.requests.context import Context
 from cold_backend.requests.request import GenerationRequest
 from cold_backend.requests.token import Token
+from cold_backend.requests.token_counts import TokenCounts
 from cold_backend.text.detokenizer import Detokenizer, StopWords
 from cold_backend.text.tokenizer import Tokenizer
 
@@ -22,7 +23,7 @@ class Hypothesis:
     Attributes:
         request: that it answers.
         tokens: of the prompt and the output.
-        counts: how often each token stands in the output; tokens of the prompt alone have 0.
+        counts: how often each token stands in the output; None if no penalty asks.
         eos_ids: tokens that end it, unless the request ignores them.
         detokenizer: has seen the tokens.
         stop_words: has seen the text.
@@ -35,7 +36,7 @@ class Hypothesis:
 
     request: GenerationRequest
     tokens: list[int]
-    counts: Counter[int]
+    counts: TokenCounts | None
     eos_ids: Collection[int]
     detokenizer: Detokenizer
     stop_words: StopWords
@@ -51,7 +52,7 @@ class Hypothesis:
         return cls(
             request,
             tokens=[*request.prompt],
-            counts=Counter(dict.fromkeys(request.prompt, 0)),
+            counts=TokenCounts(request.prompt) if request.sampling.penalises else None,
             eos_ids=tokenizer.eos_ids,
             detokenizer=tokenizer.detokenizer(request.prompt),
             stop_words=StopWords(request.stop_words),
@@ -63,7 +64,7 @@ class Hypothesis:
         return Hypothesis(
             self.request,
             tokens=[*self.tokens],
-            counts=self.counts.copy(),
+            counts=deepcopy(self.counts),
             eos_ids=self.eos_ids,
             detokenizer=self.detokenizer.fork(),
             stop_words=self.stop_words.fork(),
@@ -116,7 +117,8 @@ class Hypothesis:
         Mutates: the tokens, and the text to be sent.
         """
         self.tokens.append(token.id)
-        self.counts[token.id] += 1
+        if self.counts:
+            self.counts.add(token.id)
         self.unsent.append(token)
         if token.id in self.eos_ids and not self.request.ignore_eos:
             self.text += self.stop_words.flush()

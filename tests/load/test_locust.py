@@ -72,7 +72,7 @@ def test_a_load_of_so_many_requests_with_deadlines(server: Server, tmp_path: Pat
     [
         (("--levels", "many"), "levels: must be numbers"),
         (("--deadlines",), "deadlines: follow from --slo ttft_ms and itl_ms"),
-        (("--requests", "5", "--processes", "2"), "requests: are counted by one process only"),
+        (("--requests", "5", "--processes", "8"), "requests: are counted by one process only"),
     ],
 )
 def test_bad_options_are_refused(server: Server, options: tuple[str, ...], message: str) -> None:

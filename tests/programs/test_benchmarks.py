@@ -57,6 +57,15 @@ def test_prefix_reuse(start: Start, small_model: Path, tmp_path: Path) -> None:
     assert all(ratio > 0 for ratio in found["ratios"].values())
 
 
+def test_sampling(start: Start, small_model: Path, tmp_path: Path) -> None:
+    quick = ("--streams", 2, "--long", 100, "--tokens", 4, "--rounds", 1)
+    shared = ("--base-model", small_model, "--out", tmp_path)
+    start("benchmarks/sampling.py", *shared, *quick, "--dtype", "float32")
+    found = json.loads((tmp_path / "sampling.json").read_text())
+    assert len(found["ratios"]) == 4
+    assert all(ratio > 0 for ratio in found["ratios"].values())
+
+
 def test_bench_kernels(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")

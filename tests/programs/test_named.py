@@ -23,6 +23,7 @@ _STARTED = {
     "benchmarks/kernels/roofline.py": f"{_HERE}benchmarks.py::test_roofline",
     "benchmarks/naive.py": f"{_HERE}benchmarks.py::test_bench_server",
     "benchmarks/peers/vllm_arm.py": f"{_HERE}benchmarks.py::test_vllm_arm_without_vllm",
+    "benchmarks/sampling.py": f"{_HERE}benchmarks.py::test_sampling",
     "benchmarks/step_time.py": f"{_HERE}benchmarks.py::test_step_time",
     "cold": "tests/unit/client/test_cli.py::test_compare_in_plain_text",
     "cold-eval": "tests/evaluation/test_commands.py::test_evaluate_and_tune",

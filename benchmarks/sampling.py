@@ -1,0 +1,135 @@
+"""What it costs to sample, filter and penalise: the time of a token beside that at temperature 0.
+
+    OMP_PROC_BIND=true python benchmarks/sampling.py --base-model DIR
+
+In process, token ids at random, the expert alone and CoLD:
+
+sampled: temperature, top_p and top_k, against the best token;
+penalised: repetition and frequency penalties after a long prompt, against the best token after it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+# Run as a program, not as a module.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.circumstances import circumstances, save_result
+from benchmarks.random_adapter import make_adapter
+from cold_backend import Cold
+
+BAR = 0.95
+_SHORT = 64  # tokens of a prompt
+_SAMPLED = {"temperature": 0.7, "top_p": 0.9, "top_k": 50}
+_PENALISED = {"repetition_penalty": 1.1, "frequency_penalty": 0.2}
+
+
+class Bench:
+    """Answers of one engine in company.
+
+    Args:
+        options: of the command line.
+        adapter: a directory.
+    """
+
+    def __init__(self, options: argparse.Namespace, adapter: Path) -> None:
+        self._options = options
+        chance = random.Random(7)
+        self._prompts = {
+            length: [chance.randrange(100, 4000) for _ in range(length)]
+            for length in (_SHORT, options.long)
+        }
+        self._cold = Cold(
+            str(options.base_model),
+            {"adapter": str(adapter)},
+            dtype=options.dtype,
+            max_context=options.long + options.tokens,
+            max_sequences=max(options.streams),
+        )
+        for length in self._prompts:
+            self._token_ms(length, 1, {"decoding": "cold"})  # from now on the prompt is reused
+
+    def round(self) -> list[dict[str, Any]]:
+        """Both comparisons for each decoding and number of streams."""
+        rows = []
+        for streams in self._options.streams:
+            for decoding in ("cold", "greedy"):
+                for name, length, how in (
+                    ("sampled", _SHORT, _SAMPLED),
+                    ("penalised", self._options.long, _PENALISED),
+                ):
+                    plain_ms = self._token_ms(length, streams, {"decoding": decoding})
+                    ms = self._token_ms(length, streams, {"decoding": decoding, **how})
+                    rows.append(
+                        {
+                            "case": f"{decoding}, {name}, {streams} streams",
+                            "plain_ms": plain_ms,
+                            "ms": ms,
+                            "ratio": plain_ms / ms,
+                        }
+                    )
+        return rows
+
+    def _token_ms(self, length: int, streams: int, fields: dict[str, Any]) -> float:
+        """Milliseconds between tokens, the median of the streams."""
+        count = self._options.tokens
+        more = {"max_tokens": count, "ignore_eos": True, "stream": True, "lora_name": "adapter"}
+        requests = [
+            self._cold.request(self._prompts[length], seed=seed, **more, **fields)
+            for seed in range(streams)
+        ]
+        return statistics.median(
+            1000 * (answer.latency_s - answer.ttft_s) / (count - 1)
+            for _, answer in self._cold.each(requests)
+        )
+
+
+def main() -> int:
+    options = parse_arguments()
+    details = circumstances("benchmarks/sampling.py")
+    with tempfile.TemporaryDirectory(prefix="cold-sampling-") as temporary:
+        adapter = Path(temporary) / "adapter"
+        make_adapter(options.base_model, adapter, rank=16)
+        bench = Bench(options, adapter)
+        rounds = []
+        for number in range(options.rounds):
+            rounds.append(bench.round())
+            print(f"round {number + 1}: {json.dumps(rounds[-1])}", flush=True)
+    ratios = {
+        same[0]["case"]: statistics.median(row["ratio"] for row in same)
+        for same in zip(*rounds, strict=True)
+    }
+    for case, ratio in ratios.items():
+        print(f"{case}: {ratio:.3f} of the tokens/s at temperature 0; the bar is {BAR}")
+    result = {**details, "bar": BAR, "ratios": ratios, "rounds": rounds}
+    save_result(result, options.out / "sampling.json")
+    return 0
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--base-model", type=Path, required=True, metavar="DIR")
+    add("--out", type=Path, default=Path("benchmarks/results"), metavar="DIR")
+    add("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    add("--streams", type=int, nargs="+", default=[8, 16])
+    add("--long", type=int, default=1900, help="tokens of the long prompt")
+    add("--tokens", type=int, default=48, help="tokens of an answer")
+    add("--rounds", type=int, default=3)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
