@@ -132,7 +132,7 @@ bench: setup peers
 	$(BIN)/python benchmarks/bench_server.py --base-model "$(BASE_MODEL)" --cache "$(CACHE)/benchmark" --peers $(PEERS)
 	OMP_PROC_BIND=true $(BIN)/python benchmarks/step_time.py --base-model "$(BASE_MODEL)" --cache "$(CACHE)/benchmark"
 	OMP_PROC_BIND=true $(BIN)/python benchmarks/adapter_gaps.py --base-model "$(BASE_MODEL)"
-	OMP_PROC_BIND=true $(BIN)/python benchmarks/prefix_reuse.py --base-model "$(BASE_MODEL)"
+	OMP_PROC_BIND=true $(BIN)/python benchmarks/prefix_reuse.py --base-model "$(BASE_MODEL)" --peers $(PEERS)
 	OMP_PROC_BIND=true $(BIN)/python benchmarks/sampling.py --base-model "$(BASE_MODEL)"
 
 ADAPTERS := --base-model "$(BASE_MODEL)" --adapter equations=$(ADAPTER)

@@ -12,8 +12,7 @@ import dataclasses
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,11 @@ from transformers import AutoTokenizer
 from benchmarks import report
 from benchmarks.bars import Results, bars, table
 from benchmarks.circumstances import circumstances, save_result
-from benchmarks.measure import Cell, equal_rounds, measure, summarise
+from benchmarks.measure import Cell, equal_rounds, measure, say, summarise
 from benchmarks.random_adapter import make_adapter
 from benchmarks.resident import Resident
 from benchmarks.served import running_server, served
+from benchmarks.vllm import environment, vllm
 from cold_backend.config import Settings
 
 _DATA = _ROOT / "examples" / "data" / "word_problems"
@@ -116,7 +116,7 @@ class Arms:
         shared = (options.base_model, adapter, options.dtype, options.threads)
         self._naive = start(Resident([*_python("naive.py"), *map(str, shared)], _BOUND))
         self._vllm = {
-            name: start(_vllm(options, arguments))
+            name: start(vllm(options.peers, options.threads, arguments))
             for name, arguments in {
                 "vllm_merged_greedy": (merged, options.dtype),
                 "vllm_unmerged_greedy": (options.base_model, options.dtype, adapter),
@@ -171,21 +171,6 @@ class Arms:
 
 def _python(program: str) -> list[str]:
     return [sys.executable, str(_ROOT / "benchmarks" / program)]
-
-
-@contextmanager
-def _vllm(options: argparse.Namespace, arguments: tuple[object, ...]) -> Iterator[Resident]:
-    say("loading vLLM; it compiles for a minute or two")
-    patterns = ("lib/libiomp5.so", "tcmalloc/**/libtcmalloc_minimal.so.4")
-    libraries = [path for pattern in patterns for path in options.peers.glob(pattern)]
-    say(f"vLLM with {', '.join(path.name for path in libraries) or 'no library'} preloaded")
-    environment = {
-        "OMP_NUM_THREADS": str(options.threads),
-        "LD_PRELOAD": ":".join(str(path) for path in libraries),
-    }
-    program = [str(options.peers / "bin" / "python"), str(_ROOT / "benchmarks/peers/vllm_arm.py")]
-    with Resident([*program, *map(str, arguments)], environment) as arm:
-        yield arm
 
 
 def read_prompts(base_model: Path) -> list[list[int]]:
@@ -273,21 +258,10 @@ def directory(text: str) -> Path:
     return path
 
 
-def environment(text: str) -> Path:
-    path = directory(text)
-    if not (path / "bin" / "python").exists():
-        raise argparse.ArgumentTypeError(f"no bin/python in {text!r}; `make bench` makes it")
-    return path
-
-
 def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
     return int(text)
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def measure(
     many see the same prompt first.
     """
     for cell in cells:
-        _progress(f"warming up {cell.arm}, {cell.streams} at once")
+        say(f"warming up {cell.arm}, {cell.streams} at once")
         cell.generate(_some(prompts, 0, cell.streams), _WARM_UP_TOKENS)
     series = [Series() for _ in cells]
     for number in range(rounds):
@@ -94,7 +94,7 @@ def measure(
             wall_s = time.perf_counter() - begun
             _check_lengths(cell, answers, tokens)
             series[index].add(answers, wall_s)
-            _progress(
+            say(
                 f"round {number + 1}/{rounds}: {cell.arm}, {cell.streams} at once: "
                 f"{series[index].ms_per_token[-1]:.1f} ms/token, {wall_s:.1f} s"
             )
@@ -148,5 +148,6 @@ def _check_lengths(cell: Cell, answers: Sequence[Generated], tokens: int) -> Non
             raise RuntimeError(f"{cell.arm} gave {len(answer.token_ids)} tokens, not {tokens}")
 
 
-def _progress(text: str) -> None:
+def say(text: str) -> None:
+    """Tells how far a benchmark is."""
     print(text, file=sys.stderr, flush=True)

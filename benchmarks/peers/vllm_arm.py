@@ -7,6 +7,7 @@ Runs in a virtual environment of its own, see benchmarks/README.md.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import os
 import sys
@@ -34,21 +35,20 @@ from benchmarks.measure import Generated
 from benchmarks.resident import answer_questions
 
 STREAMS = 16
-CONTEXT = 512
 
 
 def main() -> None:
-    model, dtype, *adapter = sys.argv[1:]
-    options = {"enable_lora": True, "max_loras": 1, "max_lora_rank": 16} if adapter else {}
+    asked = parse_arguments()
+    options = {"enable_lora": True, "max_loras": 1, "max_lora_rank": 16} if asked.adapter else {}
     llm = LLM(
-        model,
-        dtype=dtype,
-        max_model_len=CONTEXT,
+        asked.model,
+        dtype=asked.dtype,
+        max_model_len=asked.context,
         max_num_seqs=STREAMS,
-        enable_prefix_caching=False,  # prompts come again in every round
+        enable_prefix_caching=asked.reuse,
         **options,
     )
-    lora = LoRARequest("benchmark", 1, adapter[0]) if adapter else None
+    lora = LoRARequest("benchmark", 1, asked.adapter) if asked.adapter else None
     numbers = itertools.count()
 
     def generate(prompts: Sequence[list[int]], tokens: int) -> list[Generated]:
@@ -68,6 +68,16 @@ def main() -> None:
         return [Generated(token_ids[n], times_s[n][0], times_s[n][-1]) for n in names]
 
     answer_questions({"greedy": generate})
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("dtype")
+    parser.add_argument("adapter", nargs="?")
+    parser.add_argument("--context", type=int, default=512, help="tokens of a request, at most")
+    parser.add_argument("--reuse", action="store_true", help="with its prefix caching")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
