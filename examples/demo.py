@@ -79,8 +79,15 @@ def running_server(base_model: str, adapter: str, dtype: str) -> Iterator[str | 
         server = subprocess.Popen(
             [
                 *(Path(sys.executable).parent / "cold-server", "--base-model", base_model),
-                *("--adapter", adapter, "--dtype", dtype, "--http-port", str(http)),
-                *("--grpc-port", str(grpc), "--metrics-port", str(metrics)),
+                *("--adapter", adapter, "--dtype", dtype, "--max-context", "1024"),
+                *(
+                    "--http-port",
+                    str(http),
+                    "--grpc-port",
+                    str(grpc),
+                    "--metrics-port",
+                    str(metrics),
+                ),
             ],
             stdout=log,
             stderr=log,

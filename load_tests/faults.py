@@ -79,7 +79,7 @@ class FaultRun:
         self._restore()
         _, *arguments = server_command(options.base_model, [options.adapter], "bfloat16")
         arguments += ["--execution", options.execution, "--adapters-dir", str(folder)]
-        arguments += ["--accept-timeout-s", str(_ACCEPT_TIMEOUT_S)]
+        arguments += ["--accept-timeout-s", str(_ACCEPT_TIMEOUT_S), "--max-context", "1024"]
         options.report.mkdir(parents=True, exist_ok=True)
         disk, self._hang = Disk(folder / "disk", scratch), scratch / "hang"
         self._can_mount = can_mount()

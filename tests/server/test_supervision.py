@@ -47,6 +47,10 @@ class Running:
         raise LookupError(name)
 
 
+# More than any test here needs; to fill the memory that it would take by itself lasts seconds.
+KV_CACHE_BYTES = "200000000"
+
+
 @contextmanager
 def cold_server(
     base_model: Path,
@@ -66,7 +70,8 @@ def cold_server(
         [
             *map(str, command),
             *map(str, listen),
-            *("--adapter", f"equations={adapter}", "--max-context", "640", *options),
+            *("--adapter", f"equations={adapter}", "--max-context", "640"),
+            *("--kv-cache-bytes", KV_CACHE_BYTES, *options),
         ]
     )
     grpc_url, http_url = f"grpc://127.0.0.1:{grpc}", f"http://127.0.0.1:{http}"

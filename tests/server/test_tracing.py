@@ -77,6 +77,7 @@ def traced(request: pytest.FixtureRequest, base_model: Path, adapter: Path) -> I
             adapters={"equations": str(adapter)},
             execution=request.param,
             max_context=640,
+            kv_cache_bytes=200_000_000,
             trace_url=collector.url,
             trace_every=TRACE_EVERY[request.param],
         )
