@@ -11,7 +11,7 @@ ColdError
 └── ConfigError             INVALID_ARGUMENT   the settings, the model or an adapter cannot be used
     └── AdapterUnreadableError  UNAVAILABLE    an adapter cannot be read now, but may be later
 
-`server_io` maps the codes to tritonserver's; nothing else does.
+`serving/tritonserver.py` maps the codes to tritonserver's; nothing else does.
 """
 
 from __future__ import annotations

@@ -12,14 +12,14 @@ from cold_backend.server import cli, repository
 
 _HANG = f"""
 import os, time
-_accept = server_io.accept
+_accept = accept
 
 def _hang(*arguments):
     while os.path.exists({os.environ.get("COLD_HANG", "")!r}):
         time.sleep(0.05)
     return _accept(*arguments)
 
-server_io.accept = _hang
+accept = _hang
 """
 
 

@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,9 +41,12 @@ def parser(tokenizer: Tokenizer) -> RequestParser:
 
 
 @pytest.fixture
-def server_io() -> Iterator[ModuleType]:
-    """`cold_backend.serving.server_io` over a stand-in for tritonserver's API."""
+def serving() -> Iterator[SimpleNamespace]:
+    """The modules of `cold_backend.serving` that stand on a stand-in for tritonserver's API."""
+    names = ("tritonserver", "replies", "steps", "publisher")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "triton_python_backend_utils", pb_utils)
-        yield importlib.import_module("cold_backend.serving.server_io")
+        yield SimpleNamespace(
+            **{name: importlib.import_module(f"cold_backend.serving.{name}") for name in names}
+        )
     pb_utils.forget()

@@ -39,7 +39,7 @@ TOGETHER = {
     "offline": {"engine", "requests", "telemetry"},
 }
 ALONE = {
-    "triton_python_backend_utils": "cold_backend/serving/server_io.py",
+    "triton_python_backend_utils": "cold_backend/serving/tritonserver.py",
     "torch_npu": "kernels/cold_kernels/device.py",
     "opentelemetry": "cold_backend/telemetry/tracing.py",
 }

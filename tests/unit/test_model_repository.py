@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -156,7 +156,7 @@ def settings(served: Path) -> Settings:
 
 @pytest.fixture
 def start(
-    server_io: ModuleType, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serving: SimpleNamespace, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Start:
     """Starts a model as tritonserver does."""
     monkeypatch.setattr(lifeline, "set_up_log", lambda *_: None)
@@ -217,16 +217,16 @@ def load(execute: Callable[[Step], StepResult], change: AdapterChange) -> Adapte
 
 
 def test_the_ensemble_decodes_as_the_fused_execution_does(
-    server_io: ModuleType, start: Start, settings: Settings, served: Path
+    serving: SimpleNamespace, start: Start, settings: Settings, served: Path
 ) -> None:
     pb_utils.serve("cold_step", Ensemble({name: start(name) for name in ENSEMBLE}).answer)
     fused = load_fused(settings, load_store(settings))
     path = str(served / "folder/two")
     change = AdapterChange(1, "two", path, find_adapter_stamp("two", path))
-    for execute in (server_io.execute_step, fused.execute):
+    for execute in (serving.steps.execute_step, fused.execute):
         assert load(execute, change) == AdapterReport(1, "two", change.stamp)
     for step in steps_of_two():
-        of_ensemble, of_fused = server_io.execute_step(step), fused.execute(step)
+        of_ensemble, of_fused = serving.steps.execute_step(step), fused.execute(step)
         assert len(of_fused.picks) == len(step.choices)
         assert len(of_fused.candidates) == step.choices["candidates"].sum()
         for name in DECIDED:
@@ -236,12 +236,12 @@ def test_the_ensemble_decodes_as_the_fused_execution_does(
                 np.testing.assert_allclose(found[column], expected[column], rtol=1e-4)
 
 
-def test_a_model_that_fails_fails_the_step(server_io: ModuleType, start: Start) -> None:
+def test_a_model_that_fails_fails_the_step(serving: SimpleNamespace, start: Start) -> None:
     pb_utils.serve("cold_step", Ensemble({name: start(name) for name in ENSEMBLE}).answer)
     step = choice_step()
     too_many = dataclasses.replace(step, tokens=np.array([5, VOCAB], np.int64))
     with pytest.raises(StepError, match=r"internal error \[internal\]"):
-        server_io.execute_step(too_many)
+        serving.steps.execute_step(too_many)
 
 
 class TestCold:
@@ -249,7 +249,7 @@ class TestCold:
     def cold(
         self,
         request: pytest.FixtureRequest,
-        server_io: ModuleType,
+        serving: SimpleNamespace,
         start: Start,
         tmp_path: Path,
     ) -> Iterator[Any]:

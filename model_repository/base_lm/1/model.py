@@ -4,7 +4,7 @@ import numpy as np
 
 from cold_backend.contract import step_of
 from cold_backend.loading import load_base_lm
-from cold_backend.serving import lifeline, server_io
+from cold_backend.serving import lifeline, steps
 
 
 class TritonPythonModel:
@@ -13,7 +13,7 @@ class TritonPythonModel:
             self._model = load_base_lm(settings)
 
     def execute(self, requests):
-        return server_io.answer("base_lm", requests, self._forward)
+        return steps.answer("base_lm", requests, self._forward)
 
     def _forward(self, inputs):
         step = step_of(inputs)

@@ -7,9 +7,12 @@ from cold_backend.adapters.catalogue import AdapterCatalogue
 from cold_backend.engine.engine import Engine
 from cold_backend.loading import is_fused, load_fused, load_store, load_tokenizer
 from cold_backend.requests.request import RequestParser
-from cold_backend.serving import lifeline, server_io
+from cold_backend.serving import lifeline
 from cold_backend.serving.intake import Intake
 from cold_backend.serving.outbox import Outbox
+from cold_backend.serving.publisher import Publisher
+from cold_backend.serving.replies import accept
+from cold_backend.serving.steps import execute_step
 from cold_backend.telemetry.telemetry import Telemetry
 from cold_backend.telemetry.tracing import stop_tracing
 
@@ -25,7 +28,7 @@ class TritonPythonModel:
         # its own, and the two sets, more than there are cores, would sleep at every barrier.
         thread = ThreadPoolExecutor(1, "engine")
         fused = is_fused(settings)
-        execute, store = server_io.execute_step, load_store(settings, keeps=fused)
+        execute, store = execute_step, load_store(settings, keeps=fused)
         if fused:
             execute = thread.submit(load_fused, settings, store).result().execute
         elif store:
@@ -43,7 +46,7 @@ class TritonPythonModel:
         )
         self._pulse = lifeline.pulse(args)
         self._running = thread.submit(self._run)
-        self._publisher = server_io.Publisher(self._telemetry, self._engine.load)
+        self._publisher = Publisher(self._telemetry, self._engine.load)
         self._args = args
         lifeline.when_server_stops(args, self._engine.drain, self._stop)
 
@@ -51,9 +54,7 @@ class TritonPythonModel:
         now_s = time.monotonic()
         with self._pulse.accepting():
             for request in requests:
-                server_io.accept(
-                    request, now_s, self._intake, self._outbox, self._telemetry, self._tokenizer
-                )
+                accept(request, now_s, self._intake, self._outbox, self._telemetry, self._tokenizer)
 
     def finalize(self):
         self._stop()

@@ -5,7 +5,7 @@ import torch
 from cold_backend.contract import DECIDED, step_of, to_tensors
 from cold_backend.decoding.decode import decode
 from cold_backend.loading import ops_for, take_device
-from cold_backend.serving import lifeline, server_io
+from cold_backend.serving import lifeline, steps
 
 
 class TritonPythonModel:
@@ -15,7 +15,7 @@ class TritonPythonModel:
             self._ops = ops_for(settings, self._device)
 
     def execute(self, requests):
-        return server_io.answer("cold_decoder", requests, self._decode)
+        return steps.answer("cold_decoder", requests, self._decode)
 
     def _decode(self, inputs):
         expert, base = (torch.from_numpy(inputs[name]) for name in ("expert_logits", "base_logits"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Iterator
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -114,7 +114,7 @@ class TestAccept:
         return Telemetry(SETTINGS)
 
     def test_a_request_is_handed_on(
-        self, server_io: ModuleType, outbox: Outbox, telemetry: Telemetry, small: Tokenizer
+        self, serving: SimpleNamespace, outbox: Outbox, telemetry: Telemetry, small: Tokenizer
     ) -> None:
         request = pb_utils.InferenceRequest(
             inputs=tensors({"text_input": np.array([["é"]], object), "alpha": np.array([[0.5]])}),
@@ -122,7 +122,7 @@ class TestAccept:
             context='{"traceparent": "00-1-2-01"}',
         )
         intake = FakeIntake()
-        server_io.accept(request, 3.5, intake, outbox, telemetry, small)
+        serving.replies.accept(request, 3.5, intake, outbox, telemetry, small)
         ((inputs, reply, request_id, trace, accepted_s),) = intake.taken
         assert {name: array.tolist() for name, array in inputs.items()} == {
             "text_input": [["é".encode()]],
@@ -134,21 +134,21 @@ class TestAccept:
         assert reply.is_cancelled()
 
     def test_a_request_without_a_trace_has_no_headers(
-        self, server_io: ModuleType, outbox: Outbox, telemetry: Telemetry, small: Tokenizer
+        self, serving: SimpleNamespace, outbox: Outbox, telemetry: Telemetry, small: Tokenizer
     ) -> None:
         intake = FakeIntake()
-        server_io.accept(pb_utils.InferenceRequest(), 0.0, intake, outbox, telemetry, small)
+        serving.replies.accept(pb_utils.InferenceRequest(), 0.0, intake, outbox, telemetry, small)
         assert intake.taken[0][3] == {}
 
     def test_a_bad_field_is_refused_by_name(
-        self, server_io: ModuleType, outbox: Outbox, telemetry: Telemetry, small: Tokenizer
+        self, serving: SimpleNamespace, outbox: Outbox, telemetry: Telemetry, small: Tokenizer
     ) -> None:
         engine = new_engine(CountingStep(), new_scheduler(1), 1)
         parser, catalogue = RequestParser(SETTINGS, small), AdapterCatalogue(SETTINGS, None)
         intake = Intake(parser, catalogue, engine, small, telemetry, max_wait_s=60)
         wrong = HELLO | {"alpha": np.array([[2.0]], np.float32)}
         request = pb_utils.InferenceRequest(inputs=tensors(wrong))
-        server_io.accept(request, 0.0, intake, outbox, telemetry, small)
+        serving.replies.accept(request, 0.0, intake, outbox, telemetry, small)
         text, code = refusal(request.sender)
         assert text.startswith("alpha: ")
         assert text.endswith(" [invalid_argument]")
@@ -162,7 +162,7 @@ class TestAccept:
     def test_what_nobody_foresaw_is_told_without_its_text(
         self,
         context: str | None,
-        server_io: ModuleType,
+        serving: SimpleNamespace,
         outbox: Outbox,
         telemetry: Telemetry,
         small: Tokenizer,
@@ -170,7 +170,7 @@ class TestAccept:
     ) -> None:
         request = pb_utils.InferenceRequest(context=context)
         intake = FakeIntake(ValueError("in /secret"))
-        server_io.accept(request, 0.0, intake, outbox, telemetry, small)
+        serving.replies.accept(request, 0.0, intake, outbox, telemetry, small)
         assert refusal(request.sender) == (
             "internal error [internal]",
             pb_utils.TritonError.INTERNAL,
@@ -194,13 +194,13 @@ class TestAccept:
         self,
         error: ColdError,
         code: str,
-        server_io: ModuleType,
+        serving: SimpleNamespace,
         outbox: Outbox,
         telemetry: Telemetry,
         small: Tokenizer,
     ) -> None:
         request = pb_utils.InferenceRequest()
-        server_io.accept(request, 0.0, FakeIntake(error), outbox, telemetry, small)
+        serving.replies.accept(request, 0.0, FakeIntake(error), outbox, telemetry, small)
         assert refusal(request.sender) == (
             f"{error} [{error.code.value}]",
             getattr(pb_utils.TritonError, code),
@@ -225,13 +225,13 @@ class TestReply:
     @pytest.fixture
     def reply(
         self,
-        server_io: ModuleType,
+        serving: SimpleNamespace,
         sender: pb_utils.Sender,
         outbox: Outbox,
         small: Tokenizer,
         request_of_all: GenerationRequest,
     ) -> Any:
-        return server_io.TensorReply(sender, outbox, small).sink_for(request_of_all)
+        return serving.replies.TensorReply(sender, outbox, small).sink_for(request_of_all)
 
     def test_pieces_are_sent_and_the_last_is_final(
         self, reply: Any, sender: pb_utils.Sender, outbox: Outbox, small: Tokenizer
@@ -288,7 +288,7 @@ class TestReply:
 
     def test_outputs_that_cannot_be_made_end_the_request(
         self,
-        server_io: ModuleType,
+        serving: SimpleNamespace,
         sender: pb_utils.Sender,
         outbox: Outbox,
         request_of_all: GenerationRequest,
@@ -297,7 +297,9 @@ class TestReply:
             def decode(self, ids: list[int]) -> str:
                 raise ValueError("in /secret")
 
-        reply = server_io.TensorReply(sender, outbox, cast(Any, Broken())).sink_for(request_of_all)
+        reply = serving.replies.TensorReply(sender, outbox, cast(Any, Broken())).sink_for(
+            request_of_all
+        )
         reply.send(Piece("a", (token(7, expert=8),), None))
         reply.send(Piece("b", (token(8),), FinishReason.STOP))
         outbox.close()
@@ -305,9 +307,9 @@ class TestReply:
 
 
 class TestAnswer:
-    def test_results_become_tensors(self, server_io: ModuleType) -> None:
+    def test_results_become_tensors(self, serving: SimpleNamespace) -> None:
         requests = [pb_utils.InferenceRequest(inputs=tensors({"x": np.array([n])})) for n in (1, 2)]
-        responses = server_io.answer("m", requests, lambda inputs: {"y": inputs["x"] * 10})
+        responses = serving.steps.answer("m", requests, lambda inputs: {"y": inputs["x"] * 10})
         assert [arrays_of(response) for response in responses] == [{"y": [10]}, {"y": [20]}]
         assert not any(response.has_error() for response in responses)
 
@@ -322,7 +324,7 @@ class TestAnswer:
         self,
         error: Exception,
         text: str,
-        server_io: ModuleType,
+        serving: SimpleNamespace,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         def compute(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -331,12 +333,12 @@ class TestAnswer:
             return inputs
 
         requests = [pb_utils.InferenceRequest(inputs=tensors({"x": np.array([n])})) for n in (1, 2)]
-        failed, done = server_io.answer("m", requests, compute)
+        failed, done = serving.steps.answer("m", requests, compute)
         assert error_of(failed) == (text, pb_utils.TritonError.INTERNAL)
         assert arrays_of(done) == {"x": [2]}
         assert str(error) in caplog.text
 
-    def test_what_it_does_belongs_to_the_callers_trace(self, server_io: ModuleType) -> None:
+    def test_what_it_does_belongs_to_the_callers_trace(self, serving: SimpleNamespace) -> None:
         seen: list[dict[str, str]] = []
 
         def compute(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -344,12 +346,12 @@ class TestAnswer:
             return {}
 
         for headers in (TRACE, {}):
-            server_io.answer("m", [pb_utils.InferenceRequest(parameters=headers)], compute)
+            serving.steps.answer("m", [pb_utils.InferenceRequest(parameters=headers)], compute)
         assert [TRACE_ID in headers.get("traceparent", "") for headers in seen] == [True, False]
 
 
 class TestExecuteStep:
-    def test_step_and_result_survive_the_way(self, server_io: ModuleType) -> None:
+    def test_step_and_result_survive_the_way(self, serving: SimpleNamespace) -> None:
         step = choice_step(bans=[3, 4], counts={5: 2}, seed=2**63 + 1, alpha=0.25)
         change = AdapterChange(1, "b", "/b", (1, 2))
         report = AdapterReport(0, "a", (3, 4), "it has no weights", passing=True)
@@ -358,13 +360,13 @@ class TestExecuteStep:
         came: list[Step] = []
 
         def cold_step(request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
-            came.append(step_of(server_io.read_tensors(request)))
+            came.append(step_of(serving.tritonserver.read_tensors(request)))
             result = StepResult(picks, candidates, loads=pack_reports([report]))
             return pb_utils.InferenceResponse(tensors(to_tensors(result)))
 
         pb_utils.serve("cold_step", cold_step)
         sent = Step(**{**parts(step), "adapters": pack_changes([change])})
-        result = server_io.execute_step(sent)
+        result = serving.steps.execute_step(sent)
         assert {name: part.tolist() for name, part in parts(came[0]).items()} == {
             name: part.tolist() for name, part in parts(sent).items()
         }
@@ -373,7 +375,7 @@ class TestExecuteStep:
         assert result.candidates.tolist() == candidates.tolist()
         assert unpack_reports(result.loads) == [report]
 
-    def test_the_span_goes_along(self, server_io: ModuleType) -> None:
+    def test_the_span_goes_along(self, serving: SimpleNamespace) -> None:
         parameters: list[str] = []
 
         def cold_step(request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
@@ -382,28 +384,28 @@ class TestExecuteStep:
             return pb_utils.InferenceResponse(tensors(to_tensors(empty)))
 
         def compute(inputs: dict[str, Any]) -> dict[str, Any]:
-            server_io.execute_step(choice_step())
+            serving.steps.execute_step(choice_step())
             return {}
 
         pb_utils.serve("cold_step", cold_step)
-        server_io.answer("m", [pb_utils.InferenceRequest(parameters=TRACE)], compute)
+        serving.steps.answer("m", [pb_utils.InferenceRequest(parameters=TRACE)], compute)
         assert TRACE_ID in parameters[0]
 
-    def test_an_error_of_a_model_is_a_failed_step(self, server_io: ModuleType) -> None:
+    def test_an_error_of_a_model_is_a_failed_step(self, serving: SimpleNamespace) -> None:
         error = pb_utils.TritonError("internal error [internal]")
         pb_utils.serve("cold_step", lambda _: pb_utils.InferenceResponse(error=error))
         with pytest.raises(StepError, match=r"internal error \[internal\]"):
-            server_io.execute_step(choice_step())
+            serving.steps.execute_step(choice_step())
 
 
 def parts(step: Step) -> dict[str, Any]:
     return {name: getattr(step, name) for name in Step.__slots__}
 
 
-def test_metrics_are_published(server_io: ModuleType) -> None:
+def test_metrics_are_published(serving: SimpleNamespace) -> None:
     telemetry = Telemetry(SETTINGS, restarts=2)
     loads = [Load(running=2, waiting=3, adapters=1, memory=Usage())]
-    publisher = server_io.Publisher(telemetry, lambda: loads[-1])
+    publisher = serving.publisher.Publisher(telemetry, lambda: loads[-1])
     assert {family.name for family in metrics.FAMILIES} == set(pb_utils.published)
     assert pb_utils.published["cold_running_sequences"] == {(): [2]}
     assert pb_utils.published["cold_restarts"] == {(): [2]}
@@ -429,12 +431,12 @@ def test_metrics_are_published(server_io: ModuleType) -> None:
 
 
 def test_metrics_are_published_again_and_again(
-    server_io: ModuleType, monkeypatch: pytest.MonkeyPatch
+    serving: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_io, "PUBLISH_INTERVAL_S", 0.01)
+    monkeypatch.setattr(serving.publisher, "PUBLISH_INTERVAL_S", 0.01)
     telemetry = Telemetry(SETTINGS)
     idle = Load(running=0, waiting=0, adapters=0, memory=Usage())
-    publisher = server_io.Publisher(telemetry, lambda: idle)
+    publisher = serving.publisher.Publisher(telemetry, lambda: idle)
     for steps in (1, 2):
         telemetry.metrics.add(metrics.STEPS)
         eventually_published("cold_steps_total", steps)
