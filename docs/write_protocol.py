@@ -9,13 +9,14 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from cold_backend.protocol import INPUTS, OUTPUTS
-from cold_backend.tensors import Input, Output
+from cold_backend.protocol.inputs import INPUTS
+from cold_backend.protocol.outputs import OUTPUTS
+from cold_backend.protocol.tensors import Input, Output
 
 _ROOT = Path(__file__).parent.parent
 _DOCUMENT = _ROOT / "docs/protocol.md"
 _CONFIG = _ROOT / "model_repository/cold/config.pbtxt"
-_SOURCE = "from cold_backend/protocol.py, by `make protocol`"
+_SOURCE = "from cold_backend/protocol, by `make protocol`"
 
 
 def filled() -> dict[Path, str]:

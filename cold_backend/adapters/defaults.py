@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cold_backend.adapters.files import AdapterFile, find_stamp
-from cold_backend.protocol import INPUTS
+from cold_backend.protocol.inputs import INPUTS
 
 FILE = "cold.json"
 _DECODINGS = ("cold", "greedy")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cold_backend.errors import InvalidRequestError
-from cold_backend.protocol import INPUTS
+from cold_backend.protocol.inputs import INPUTS
 from cold_backend.requests.beam import BeamSettings, EarlyStopping
 from cold_backend.requests.fields import (
     PLAIN,

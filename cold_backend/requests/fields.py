@@ -10,7 +10,7 @@ from typing import Any
 import numpy.typing as npt
 
 from cold_backend.errors import InvalidRequestError
-from cold_backend.protocol import INPUTS, MAX_BIASES, MAX_WORDS, STRONGEST_BIAS
+from cold_backend.protocol.inputs import INPUTS, MAX_BIASES, MAX_WORDS, STRONGEST_BIAS
 
 Inputs = Mapping[str, npt.NDArray[Any]]
 

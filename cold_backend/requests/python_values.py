@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cold_backend.errors import InvalidRequestError
-from cold_backend.protocol import INPUTS
+from cold_backend.protocol.inputs import INPUTS
+from cold_backend.protocol.tensors import DTYPES, Type
 from cold_backend.requests.fields import Inputs
-from cold_backend.tensors import DTYPES, Type
 
 
 def inputs_of(fields: Mapping[str, object]) -> Inputs:

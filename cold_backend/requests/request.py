@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from cold_backend.adapters.defaults import NO_DEFAULTS, AdapterDefaults
 from cold_backend.config import Settings
 from cold_backend.errors import InvalidRequestError
-from cold_backend.protocol import INPUTS
+from cold_backend.protocol.inputs import INPUTS
 from cold_backend.requests.beam import BeamSettings
 from cold_backend.requests.beam_fields import read_beam
 from cold_backend.requests.fields import (

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cold_backend.protocol import INPUTS
+from cold_backend.protocol.inputs import INPUTS
 from cold_eval.errors import EvaluationError
 
 _BEAM = re.compile(r"beam(\d+)")

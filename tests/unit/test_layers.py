@@ -28,10 +28,11 @@ ROOMS = {
     "serving": {"engine", "telemetry", "requests", "adapters", "text"},
     "engine": {"telemetry", "requests", "adapters"},
     "telemetry": {"requests"},
-    "requests": {"adapters", "text"},
+    "requests": {"adapters", "protocol", "text"},
     "decoding": {"models"},
     "models": {"adapters"},
-    "adapters": set(),
+    "adapters": {"protocol"},
+    "protocol": set(),
     "text": set(),
 }
 TOGETHER = {

@@ -13,14 +13,15 @@ import pytest
 from cold_backend.adapters.catalogue import AdapterCatalogue
 from cold_backend.config import Settings
 from cold_backend.errors import ErrorCode, InvalidRequestError, UnknownAdapterError
-from cold_backend.protocol import INPUTS, OUTPUTS
+from cold_backend.protocol.inputs import INPUTS
+from cold_backend.protocol.outputs import OUTPUTS
+from cold_backend.protocol.tensors import DTYPES, Input
 from cold_backend.requests.answer import FinishReason, Piece
 from cold_backend.requests.beam import EarlyStopping
 from cold_backend.requests.fields import MAX_MESSAGES
 from cold_backend.requests.request import GenerationRequest, RequestParser
 from cold_backend.requests.token import Alternative, Token
 from cold_backend.serving.outputs import outputs_of
-from cold_backend.tensors import DTYPES, Input
 from cold_backend.text.tokenizer import Tokenizer
 from cold_client import Request, _protocol, _types
 from cold_client.gateway import bodies

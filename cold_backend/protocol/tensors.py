@@ -1,4 +1,4 @@
-"""What the protocol's tensors are: a row each of the table in `protocol`."""
+"""What the tensors of the protocol are: a row each of its table."""
 
 from __future__ import annotations
 
