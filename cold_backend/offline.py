@@ -15,8 +15,9 @@ from cold_backend.engine.engine import Engine
 from cold_backend.errors import ColdError
 from cold_backend.loading import load_fused, load_tokenizer
 from cold_backend.requests.answer import FinishReason, Piece
+from cold_backend.requests.parser import RequestParser
 from cold_backend.requests.python_values import inputs_of
-from cold_backend.requests.request import GenerationRequest, RequestParser
+from cold_backend.requests.request import GenerationRequest
 from cold_backend.requests.sequence import Sequence as Running
 from cold_backend.requests.token import Token
 from cold_backend.telemetry.telemetry import Telemetry

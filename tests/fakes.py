@@ -27,7 +27,7 @@ from cold_backend.engine.memory import Memory
 from cold_backend.engine.scheduler import Scheduler
 from cold_backend.errors import ColdError
 from cold_backend.requests.answer import Piece
-from cold_backend.requests.request import RequestParser
+from cold_backend.requests.parser import RequestParser
 from cold_backend.requests.sequence import Sequence
 from cold_backend.telemetry.telemetry import Telemetry
 from cold_backend.text.tokenizer import Tokenizer
@@ -136,10 +136,14 @@ class RandomModel(CountingStep):
                 }
                 for token, score in best[: step.choices["candidates"][number]]
             ]
+        self._agree(step)
+        return replace(result, candidates=table(CANDIDATE, found))
+
+    def _agree(self, step: Step) -> None:
+        """Expert and base of a choice have read the same."""
         for choice in step.choices:
             read = [self.held[row] for row in (choice["expert"], choice["base"]) if row != NONE]
             assert all(tokens == read[0] for tokens in read)
-        return replace(result, candidates=table(CANDIDATE, found))
 
     def log_probs(self, ids: tuple[int, ...]) -> dict[int, float]:
         shares = np.random.default_rng(list(ids)).dirichlet(np.ones(len(self.TOKENS)))

@@ -22,12 +22,17 @@ from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorL
 
 @dataclass(frozen=True)
 class Decoding:
-    """`base`, `greedy`, or `cold` with alpha and beta; the strength of the adapter."""
+    """`base`, `greedy`, or `cold` with alpha and beta; the strength of the adapter.
+
+    Of the amateur: its prompt, if it is not the expert's, and the strength of its adapter.
+    """
 
     name: str
     alpha: float = 0.1
     beta: float = 0.5
     lora_scale: float = 1.0
+    amateur_ids: tuple[int, ...] = ()
+    amateur_scale: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -209,31 +214,32 @@ class _Writing:
 
     def __init__(self, reference: Reference, ids: tuple[int, ...], decoding: Decoding) -> None:
         self._reference, self._decoding = reference, decoding
-        own = decoding.lora_scale
-        strengths = {"base": [0.0], "greedy": [own]}.get(decoding.name, [own, 0.0])
-        after = {strength: reference._after(ids, strength) for strength in strengths}
-        self._caches = {strength: cache for strength, (_, cache) in after.items()}
-        self.choices = self._choose({strength: logits for strength, (logits, _) in after.items()})
+        expert = ids, decoding.lora_scale
+        amateur = decoding.amateur_ids or ids, decoding.amateur_scale
+        read = {"base": [(ids, 0.0)], "greedy": [expert]}.get(decoding.name, [expert, amateur])
+        after = [reference._after(*one) for one in read]
+        self._caches = [
+            (cache, strength) for (_, cache), (_, strength) in zip(after, read, strict=True)
+        ]
+        self.choices = self._choose([logits for logits, _ in after])
 
     def feed(self, tokens: Sequence[int]) -> None:
         """Goes on by some tokens."""
         forward = self._reference._forward
-        logits = {
-            strength: forward(tokens, cache, strength).logits[0]
-            for strength, cache in self._caches.items()
-        }
-        self.choices = self._choose(logits)
+        self.choices = self._choose(
+            [forward(tokens, cache, strength).logits[0] for cache, strength in self._caches]
+        )
 
-    def _choose(self, logits: dict[float, torch.Tensor]) -> list[int]:
-        """From logits [n, vocab] by the adapter's strength: the expert's, the base's, or both."""
+    def _choose(self, logits: list[torch.Tensor]) -> list[int]:
+        """From logits [n, vocab]: the expert's, the base's, or the expert's and the amateur's."""
         if len(logits) == 2:
             decoding = self._decoding
-            expert, base = logits[decoding.lora_scale], logits[0.0]
+            expert, base = logits
             scores = (1 + decoding.beta) * expert - decoding.beta * base
             cutoff = math.log(decoding.alpha) + expert.max(1, keepdim=True).values
             scores = scores.masked_fill(expert < cutoff, -math.inf)
         else:
-            (scores,) = logits.values()
+            (scores,) = logits
         choices: list[int] = scores.argmax(1).tolist()
         return choices
 

@@ -22,7 +22,7 @@ from cold_backend.decoding.decode import decode
 from cold_backend.engine.engine import Engine
 from cold_backend.errors import ColdError
 from cold_backend.requests.answer import Piece
-from cold_backend.requests.request import RequestParser
+from cold_backend.requests.parser import RequestParser
 from cold_backend.requests.sequence import Sequence
 from cold_backend.telemetry.telemetry import Telemetry
 from cold_backend.text.tokenizer import Tokenizer

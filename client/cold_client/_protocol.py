@@ -157,7 +157,7 @@ def _inputs(request: Request, *, stream: bool) -> Iterator[tuple[str, list[Any],
 
 
 def _values(name: str, value: Any) -> list[Any]:
-    if name == "messages":
+    if name in ("messages", "amateur_messages"):
         return [json.dumps(list(value))]
     if name == "logit_bias":
         return [json.dumps({str(int(token)): float(bias) for token, bias in value.items()})]

@@ -55,6 +55,14 @@ class Request:
     )
     beta: float | None = _input("FP32", option="strength of the contrast, from 0")
     lora_scale: float | None = _input("FP32", option="strength of the adapter, 1 is as trained")
+    amateur_text_input: str | None = _input("BYTES", option="a prompt of the amateur's own")
+    amateur_messages: Sequence[Mapping[str, str]] | None = _input("BYTES")
+    amateur_input_ids: Sequence[int] | None = _input("INT64", many=True)
+    amateur_last_tokens: int | None = _input(
+        "INT32", option="the amateur sees so many of the prompt's last tokens"
+    )
+    amateur_lora_name: str | None = _input("BYTES", option="adapter of the amateur; empty: none")
+    amateur_lora_scale: float | None = _input("FP32", option="its strength")
     cache_salt: str | None = _input("BYTES")
     beam_width: int | None = _input("INT32")
     length_penalty: float | None = _input("FP32")

@@ -38,7 +38,7 @@ exit codes:
   4    the time was up
   130  interrupted; the request is cancelled on the server
 """
-_KINDS: dict[str, type] = {"FP32": float, "INT32": int, "UINT64": int}  # of options
+_KINDS: dict[str, type] = {"BYTES": str, "FP32": float, "INT32": int, "UINT64": int}  # of options
 
 
 def main(argv: Sequence[str] | None = None, *, transport: Transport | None = None) -> int:
@@ -248,7 +248,7 @@ def _add_request(command: argparse.ArgumentParser) -> None:
             command.add_argument(
                 f"--{one.name.replace('_', '-')}",
                 type=_KINDS[one.metadata["datatype"]],
-                metavar="N",
+                metavar="TEXT" if one.metadata["datatype"] == "BYTES" else "N",
                 help=one.metadata["option"],
             )
     for name, dest in (("stop", "stop_words"), ("bad-word", "bad_words")):

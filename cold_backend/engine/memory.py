@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from cold_backend.contract import BLOCK_TOKENS, Reader, StepResult, blocks_for
 from cold_backend.engine.block_pool import BlockPool
-from cold_backend.requests.context import READERS, Context, readers_of
+from cold_backend.requests.context import Context, sources_of
 from cold_backend.requests.hypothesis import Hypothesis
 from cold_backend.requests.request import GenerationRequest
 from cold_backend.requests.sequence import Sequence
@@ -38,7 +38,6 @@ class Memory:
     def __init__(self, *, reuse: bool) -> None:
         self._reuse = reuse
         self._pools: dict[Reader, BlockPool] = {}
-        self._contexts: dict[tuple[Reader, ...], tuple[int, ...]] = {}  # of readers, in each pool
         self._claims: dict[Sequence, _Claim] = {}
         self._reused_tokens = 0
 
@@ -54,17 +53,13 @@ class Memory:
             Reader.EXPERT: pool,
             Reader.BASE: BlockPool(base_blocks) if base_blocks else pool,
         }
-        self._contexts = {
-            readers: tuple(
-                sum(self._pools[reader] is one for reader in readers) for one in self._distinct()
-            )
-            for readers in READERS.values()
-        }
 
     def needs(self, request: GenerationRequest) -> tuple[int, ...]:
         """Blocks of each pool that a request may need, if it shares none; () before `open`."""
-        needed = _needed(request)
-        return tuple(needed * count for count in self._contexts.get(readers_of(request), ()))
+        needed: Counter[BlockPool] = Counter()
+        for source in sources_of(request) if self.is_open else ():
+            needed[self._pools[source.reader]] += _needed(request, source.prompt)
+        return tuple(needed[pool] for pool in self._distinct())
 
     @property
     def rooms(self) -> tuple[int, ...]:
@@ -93,20 +88,20 @@ class Memory:
 
         Mutates: the contexts, which then have what others had computed.
         """
-        needed, prompt = _needed(sequence.request), sequence.request.prompt
-        shared = {context: [*self._find(context, prompt)] for context in contexts}
+        needed = {one: _needed(sequence.request, one.prompt) for one in contexts}
+        shared = {context: [*self._find(context)] for context in contexts}
         missing: Counter[BlockPool] = Counter()
         for context, blocks in shared.items():
             pool = self._pools[context.reader]
-            missing[pool] += needed - sum(map(pool.is_held, blocks))
+            missing[pool] += needed[context] - sum(map(pool.is_held, blocks))
         if any(count > pool.room for pool, count in missing.items()):
             return False
         claim = self._claims[sequence] = _Claim([*contexts])
         for context in contexts:
-            self._promise(claim, context.reader, needed)
+            self._promise(claim, context.reader, needed[context])
             self._share(claim, context, shared[context])
         for context in contexts:
-            self._copy_end(claim, context, prompt)
+            self._copy_end(claim, context)
         _count_cached(sequence.answer, contexts)
         return True
 
@@ -116,23 +111,23 @@ class Memory:
         Mutates: the contexts, and what is known of the hypothesis.
         """
         for context in hypothesis.contexts:
-            blocks = [*self._find(context, sequence.request.prompt)]
-            self._share(self._claims[sequence], context, blocks)
+            self._share(self._claims[sequence], context, [*self._find(context)])
         _count_cached(hypothesis, hypothesis.contexts)
 
     def next_keys(self, hypothesis: Hypothesis, lengths: Iterable[int]) -> Iterator[bytes]:
         """Keys of the blocks that the next tokens of contexts are in."""
         for context, length in zip(hypothesis.contexts, lengths, strict=True):
-            number = context.fed // BLOCK_TOKENS
-            is_whole = (number + 1) * BLOCK_TOKENS <= len(hypothesis.tokens)
+            number, tokens = context.fed // BLOCK_TOKENS, hypothesis.tokens_of(context)
+            is_whole = (number + 1) * BLOCK_TOKENS <= len(tokens)
             if self._reuse and length and is_whole:
-                yield context.key(number, hypothesis.tokens)
+                yield context.key(number, tokens)
 
     def filled_keys(self, hypothesis: Hypothesis, lengths: Iterable[int]) -> Iterator[bytes]:
         """Keys of the blocks that become full by so many tokens of each context."""
         for context, length in zip(hypothesis.contexts, lengths, strict=True):
+            tokens = hypothesis.tokens_of(context)
             for number in _filled(context.fed, length) if self._reuse else ():
-                yield context.key(number, hypothesis.tokens)
+                yield context.key(number, tokens)
 
     def grow(self, sequence: Sequence, context: Context, length: int) -> None:
         """Gives a context the blocks for its next tokens. Mutates: the context."""
@@ -146,7 +141,8 @@ class Memory:
         if self._reuse:
             pool = self._pools[context.reader]
             for number in _filled(context.fed, length):
-                pool.keep(context.blocks[number], context.key(number, hypothesis.tokens))
+                key = context.key(number, hypothesis.tokens_of(context))
+                pool.keep(context.blocks[number], key)
         context.fed += length
 
     def branch(self, sequence: Sequence) -> None:
@@ -184,7 +180,7 @@ class Memory:
         if self._reuse and claim.is_sound:
             for one in sequence.hypotheses:
                 for context in one.contexts:
-                    self._keep_end(context, one.tokens)
+                    self._keep_end(context, one.tokens_of(context))
         self._give_back(claim, claim.contexts)
         for reader, count in claim.promised.items():
             self._pools[reader].promise(-count)
@@ -192,9 +188,9 @@ class Memory:
     def _distinct(self) -> list[BlockPool]:
         return [*dict.fromkeys(self._pools.values())]
 
-    def _find(self, context: Context, prompt: Tokens[int]) -> Iterator[int]:
-        """Full blocks that hold what comes next in a context, all but the prompt's last token."""
-        pool = self._pools[context.reader]
+    def _find(self, context: Context) -> Iterator[int]:
+        """Full blocks that hold what comes next in a context, all but its prompt's last token."""
+        pool, prompt = self._pools[context.reader], context.prompt
         whole = (len(prompt) - 1) // BLOCK_TOKENS if self._reuse else 0
         for number in range(context.fed // BLOCK_TOKENS, whole):
             block = pool.find(context.key(number, prompt))
@@ -215,9 +211,9 @@ class Memory:
         context.blocks[number:] = blocks
         self._reuse_up_to(context, len(context.blocks) * BLOCK_TOKENS)
 
-    def _copy_end(self, claim: _Claim, context: Context, prompt: Tokens[int]) -> None:
+    def _copy_end(self, claim: _Claim, context: Context) -> None:
         """Has a context's next block begin as the last one of a sequence that has ended."""
-        pool = self._pools[context.reader]
+        pool, prompt = self._pools[context.reader], context.prompt
         longest = min(len(prompt) - 1, context.fed + BLOCK_TOKENS - 1) if self._reuse else 0
         for end in range(longest, context.fed, -1):
             block = pool.find(context.end_key(end, prompt))
@@ -263,13 +259,14 @@ class Memory:
 
 
 def _count_cached(hypothesis: Hypothesis, contexts: Iterable[Context]) -> None:
-    hypothesis.cached_tokens = min(context.reused for context in contexts)
+    prompt = hypothesis.request.prompt
+    hypothesis.cached_tokens = min(one.reused for one in contexts if one.prompt == prompt)
 
 
-def _needed(request: GenerationRequest) -> int:
-    """Blocks of one reader: what hypotheses share of the prompt once, the rest for each."""
-    whole = len(request.prompt) // BLOCK_TOKENS
-    fed = len(request.prompt) + request.max_tokens - 1  # the last token is fed to nobody
+def _needed(request: GenerationRequest, prompt: Tokens[int]) -> int:
+    """Blocks of contexts with a prompt: what hypotheses share of it once, the rest for each."""
+    whole = len(prompt) // BLOCK_TOKENS
+    fed = len(prompt) + request.max_tokens - 1  # the last token is fed to nobody
     return whole + request.width * (blocks_for(fed) - whole)
 
 

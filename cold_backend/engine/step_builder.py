@@ -23,7 +23,7 @@ from cold_backend.contract import (
     pack_changes,
     table,
 )
-from cold_backend.requests.context import Context
+from cold_backend.requests.context import Context, Role
 from cold_backend.requests.hypothesis import Hypothesis
 from cold_backend.requests.sampling import Sampling
 
@@ -59,8 +59,7 @@ def lengths_of(hypothesis: Hypothesis, length: int) -> tuple[int, ...]:
     The contexts get to its end in the same step: one that is ahead waits for the others.
     """
     rest = hypothesis.pending - length
-    unfed = (len(hypothesis.tokens) - context.fed for context in hypothesis.contexts)
-    return tuple(max(0, pending - rest) for pending in unfed)
+    return tuple(max(0, hypothesis.unfed(context) - rest) for context in hypothesis.contexts)
 
 
 def build_step(feeds: Sequence[Feed], changes: list[AdapterChange]) -> Step:
@@ -77,7 +76,7 @@ def build_step(feeds: Sequence[Feed], changes: list[AdapterChange]) -> Step:
     tokens = [
         token
         for feed, context, length in read
-        for token in feed.hypothesis.tokens[context.fed : context.fed + length]
+        for token in feed.hypothesis.tokens_of(context)[context.fed : context.fed + length]
     ]
     blocks = [block for _, context, length in read for block in _blocks(context, length)]
     biases = [
@@ -114,11 +113,10 @@ def _row(feed: Feed, context: Context, length: int) -> dict[str, Any]:
 
 
 def _choice(hypothesis: Hypothesis, rows: dict[Context, int]) -> dict[str, Any]:
-    mine = {context.reader: rows[context] for context in hypothesis.contexts}
+    mine = {context.role: rows[context] for context in hypothesis.contexts}
     sampling, forced = hypothesis.request.sampling, hypothesis.forced
     return {
-        "expert": mine.get(Reader.EXPERT, NONE),
-        "base": mine.get(Reader.BASE, NONE),
+        **{role.value: mine.get(role, NONE) for role in Role},
         "position": hypothesis.output_length,
         "candidates": hypothesis.candidates,
         "alternatives": hypothesis.request.top_logprobs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,13 +14,46 @@ from cold_backend.contract import BLOCK_TOKENS, Reader
 from cold_backend.requests.request import GenerationRequest
 from cold_kernels import Mode
 
-# Whose logits a mode looks at.
-READERS = {
-    Mode.COLD: (Reader.EXPERT, Reader.BASE),
-    Mode.EXPERT: (Reader.EXPERT,),
-    Mode.BASE: (Reader.BASE,),
-}
 _KEY_BYTES = 16
+
+
+class Role(enum.Enum):
+    """What a context's logits are to a choice; the value is the choice's column."""
+
+    EXPERT = "expert"
+    AMATEUR = "base"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a request's logits come from, before there is a context of it.
+
+    Attributes:
+        role: what they are to the choice.
+        reader: the language model that runs it.
+        prompt: token ids.
+        strength: factor of the request's adapter; 0 is the base alone, to the last bit.
+    """
+
+    role: Role
+    reader: Reader
+    prompt: tuple[int, ...]
+    strength: float
+
+
+def sources_of(request: GenerationRequest) -> tuple[Source, ...]:
+    """What a request's tokens are chosen from, and what it wants to be told of."""
+    prompt = request.prompt
+    mode = Mode.COLD if request.return_contrast else request.sampling.mode
+    strength = request.lora_scale if request.adapter else 0.0
+    expert = Source(Role.EXPERT, Reader.EXPERT, prompt, strength)
+    amateur = Source(Role.AMATEUR, Reader.BASE, prompt, 0.0)
+    if own := request.amateur:
+        reader = Reader.EXPERT if own.has_adapter else Reader.BASE
+        amateur = Source(
+            Role.AMATEUR, reader, own.prompt, own.lora_scale if own.has_adapter else 0.0
+        )
+    return {Mode.COLD: (expert, amateur), Mode.EXPERT: (expert,), Mode.BASE: (amateur,)}[mode]
 
 
 @dataclass(slots=True, eq=False)
@@ -27,7 +61,9 @@ class Context:
     """A reader of a token list, and how far it has read.
 
     Attributes:
+        role: what its logits are to the choice.
         reader: the language model that runs it.
+        prompt: token ids; what it reads is these, then the output.
         adapter: adapter index; None for the base model alone.
         strength: factor of the adapter.
         keys: what stands before the first block, then after each full one: equal keys, equal
@@ -39,7 +75,9 @@ class Context:
             None if none.
     """
 
+    role: Role
     reader: Reader
+    prompt: tuple[int, ...]
     adapter: int | None
     strength: float
     keys: list[bytes]
@@ -79,36 +117,31 @@ class Context:
         return _key_after(self.key(full - 1, tokens), tokens[full * BLOCK_TOKENS : end])
 
 
-def readers_of(request: GenerationRequest) -> tuple[Reader, ...]:
-    """The readers that a request needs, for its decoding and for what it wants to be told."""
-    return READERS[Mode.COLD if request.return_contrast else request.sampling.mode]
-
-
 def contexts_of(
     request: GenerationRequest, adapter: ServedAdapter, index: int | None
 ) -> tuple[Context, ...]:
-    """What a request's tokens are chosen from.
+    """The contexts of a request's sources.
 
     Args:
         request: that is to be answered.
         adapter: the request's, with the version of its files.
         index: adapter index of it.
     """
-    return tuple(_context(reader, request, adapter, index) for reader in readers_of(request))
+    return tuple(
+        _context(source, adapter, index, request.cache_salt) for source in sources_of(request)
+    )
 
 
-def _context(
-    reader: Reader, request: GenerationRequest, adapter: ServedAdapter, index: int | None
-) -> Context:
-    """At strength 0 an expert is the base, to the last bit."""
-    strength = request.lora_scale
-    has_adapter = reader is Reader.EXPERT and index is not None and strength != 0
-    content = (adapter.name, adapter.path, adapter.stamp, strength) if has_adapter else None
+def _context(source: Source, adapter: ServedAdapter, index: int | None, salt: str) -> Context:
+    strength = source.strength
+    content = (adapter.name, adapter.path, adapter.stamp, strength) if strength else None
     return Context(
-        reader,
-        adapter=index if has_adapter else None,
-        strength=strength,
-        keys=[_digest(repr((content, request.cache_salt)).encode())],
+        source.role,
+        source.reader,
+        source.prompt,
+        adapter=index if strength else None,
+        strength=strength or 1.0,
+        keys=[_digest(repr((content, salt)).encode())],
     )
 
 

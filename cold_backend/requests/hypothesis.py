@@ -75,15 +75,20 @@ class Hypothesis:
             contexts=tuple(context.fork() for context in self.contexts),
         )
 
-    @property
-    def fed(self) -> int:
-        """Tokens that all its contexts have."""
-        return min((context.fed for context in self.contexts), default=0)
+    def tokens_of(self, context: Context) -> list[int]:
+        """The tokens of one of its contexts: that one's prompt, and the output."""
+        if context.prompt == self.request.prompt:
+            return self.tokens
+        return [*context.prompt, *self.tokens[len(self.request.prompt) :]]
+
+    def unfed(self, context: Context) -> int:
+        """Tokens that one of its contexts has not been fed yet."""
+        return len(context.prompt) + self.output_length - context.fed
 
     @property
     def pending(self) -> int:
-        """Tokens that some model has not seen yet: a prompt's rest, or the newest token."""
-        return len(self.tokens) - self.fed
+        """Tokens that some context has not been fed yet: a prompt's rest, or the newest token."""
+        return max(map(self.unfed, self.contexts), default=len(self.tokens))
 
     @property
     def output_length(self) -> int:

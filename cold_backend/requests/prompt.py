@@ -78,11 +78,19 @@ def read_prompt(inputs: Inputs, settings: Settings, vocabulary: int) -> Prompt:
         raise InvalidRequestError(
             "text_input", f"exactly one of {', '.join(PROMPTS)} is needed, got {came}"
         )
-    name = given[0]
-    if name == "input_ids":
-        return Prompt(field=name, ids=_read_ids(inputs, settings.max_context - 1, vocabulary))
+    return read_own_prompt(inputs, given[0], settings, vocabulary)
+
+
+def read_own_prompt(inputs: Inputs, name: str, settings: Settings, vocabulary: int) -> Prompt:
+    """Reads a prompt from one of the fields that may hold it.
+
+    Raises:
+        InvalidRequestError: it is empty, malformed or too large.
+    """
+    if name.endswith("input_ids"):
+        return Prompt(field=name, ids=_read_ids(inputs, name, settings.max_context - 1, vocabulary))
     most_bytes = settings.prompt_bytes
-    if name == "messages":
+    if name.endswith("messages"):
         chat = read_text(inputs, name, ESCAPED * most_bytes)
         if len(chat) <= _AT_ONCE_BYTES:
             parse_messages(name, chat, most_bytes)
@@ -102,13 +110,13 @@ def check_length(field: str, tokens: int, limit: int, about: str = "") -> None:
         )
 
 
-def _read_ids(inputs: Inputs, limit: int, vocabulary: int) -> tuple[int, ...]:
-    given = inputs["input_ids"]
+def _read_ids(inputs: Inputs, name: str, limit: int, vocabulary: int) -> tuple[int, ...]:
+    given = inputs[name]
     if not given.size:
-        raise InvalidRequestError("input_ids", "must not be empty")
-    check_length("input_ids", given.size, limit)
+        raise InvalidRequestError(name, "must not be empty")
+    check_length(name, given.size, limit)
     ids: list[int] = given.reshape(-1).tolist()
     wrong = next((i for i in ids if not 0 <= i < vocabulary), None)
     if wrong is not None:
-        raise InvalidRequestError("input_ids", f"ids must be 0 to {vocabulary - 1}, got {wrong}")
+        raise InvalidRequestError(name, f"ids must be 0 to {vocabulary - 1}, got {wrong}")
     return tuple(ids)

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from cold_backend.adapters.defaults import NO_DEFAULTS, AdapterDefaults
-from cold_backend.config import Settings
-from cold_backend.errors import InvalidRequestError
-from cold_backend.protocol.inputs import INPUTS
+from cold_backend.requests.amateur import (
+    Amateur,
+)
 from cold_backend.requests.beam import BeamSettings
-from cold_backend.requests.beam_fields import read_beam
 from cold_backend.requests.fields import (
     MAX_WORD_BYTES,
-    PLAIN,
     Inputs,
-    check_off,
-    read_biases,
-    read_flag,
-    read_integer,
-    read_name,
-    read_number,
-    read_text,
-    read_words,
 )
-from cold_backend.requests.prompt import PROMPTS, Prompt, read_prompt
-from cold_backend.requests.sampling import Sampling, read_decoding, read_sampling
-from cold_backend.text.tokenizer import Tokenizer
-from cold_kernels import Mode
-
-_STAND_IN = (0,)  # for tokens that are not known yet: there will be one at least
-_OF_A_FREE_ANSWER = ("max_tokens", "min_tokens", "stop_words", "bad_words")
+from cold_backend.requests.prompt import Prompt
+from cold_backend.requests.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +22,9 @@ class GenerationRequest:
 
     Attributes:
         prompt: token ids.
-        adapter: name, empty with `decoding` base.
+        adapter: name; empty if nothing but the base is read.
         lora_scale: the adapter's strength: 1 is as trained, 0 is the base.
+        amateur: what a contrast is with; None is the base for the same prompt.
         cache_salt: only requests with the same one share what has been computed for a prompt.
         logit_bias: tokens, and what is added to their logits.
         beam: how to search with beams; None with other decodings.
@@ -54,6 +39,7 @@ class GenerationRequest:
     prompt: tuple[int, ...]
     adapter: str
     lora_scale: float
+    amateur: Amateur | None
     cache_salt: str
     decoding: str
     sampling: Sampling
@@ -90,6 +76,7 @@ class Draft:
     Attributes:
         lora_name: the adapter that must be served, which one with `decoding` base may name too.
         prompt: of `request`, before it is tokenised.
+        amateur_prompt: likewise that of its amateur; None if it has none of its own.
         continuation: likewise; empty if the answer is free.
         inputs: the other fields.
         request: what can be said already: `prompt` and `continuation` are stand-ins where they are
@@ -98,6 +85,7 @@ class Draft:
 
     lora_name: str
     prompt: Prompt
+    amateur_prompt: Prompt | None
     continuation: str
     inputs: Inputs
     request: GenerationRequest
@@ -106,174 +94,5 @@ class Draft:
     def text_bytes(self) -> int:
         """How much there is to be tokenised, about; 0 if there is nothing."""
         words = self.inputs["bad_words"].size if "bad_words" in self.inputs else 0
-        return self.prompt.text_bytes + len(self.continuation) + words * MAX_WORD_BYTES
-
-
-class RequestParser:
-    """Turns the inputs of `cold` into requests.
-
-    Args:
-        settings: which adapter is the default, and how long a sequence may be.
-        tokenizer: the base model's.
-    """
-
-    def __init__(self, settings: Settings, tokenizer: Tokenizer) -> None:
-        self._settings = settings
-        self._tokenizer = tokenizer
-
-    def parse(self, inputs: Inputs, defaults: AdapterDefaults = NO_DEFAULTS) -> GenerationRequest:
-        """Reads, checks and tokenises one request.
-
-        Args:
-            inputs: arrays by input name, of the protocol's types.
-            defaults: of its adapter.
-
-        Raises:
-            InvalidRequestError: a field is missing, malformed or out of range.
-        """
-        return self.complete(self.check(inputs), defaults)
-
-    def check(self, inputs: Inputs) -> Draft:
-        """Reads one request and checks all that can be checked at once.
-
-        Takes time for what the request's bytes are limited to at most; reads no file.
-
-        Args:
-            inputs: arrays by input name, of the protocol's types. They are not referred to any more
-                afterwards.
-
-        Raises:
-            InvalidRequestError: a field is missing, malformed or out of range.
-        """
-        prompt = read_prompt(inputs, self._settings, self._tokenizer.vocab_size)
-        continuation = self._continuation(inputs)
-        # Numbers are views of memory that belongs to the request.
-        others = {
-            name: value if value.dtype == object else value.copy()
-            for name, value in inputs.items()
-            if name not in PROMPTS
-        }
-        stand_in = prompt.ids or _STAND_IN
-        request = self._request(others, NO_DEFAULTS, stand_in, _STAND_IN if continuation else ())
-        name = read_name(inputs, "lora_name") or self._settings.default_adapter
-        if request.sampling.mode is Mode.BASE:
-            name = read_name(inputs, "lora_name")
-        return Draft(
-            lora_name=name,
-            prompt=prompt,
-            continuation=continuation,
-            inputs=others,
-            request=request,
-        )
-
-    def complete(self, draft: Draft, defaults: AdapterDefaults) -> GenerationRequest:
-        """Tokenises a request.
-
-        Args:
-            draft: of the request.
-            defaults: of its adapter.
-
-        Raises:
-            InvalidRequestError: it has too many tokens, or none.
-        """
-        tokenizer, limit = self._tokenizer, self._settings.max_context
-        prompt = draft.prompt.tokens(tokenizer, limit - 1)
-        room = limit - len(prompt)
-        continuation = tuple(
-            tokenizer.encode_bare(draft.continuation, "continuation") if draft.continuation else ()
-        )
-        if draft.continuation and not 0 < len(continuation) <= room:
-            raise InvalidRequestError(
-                "continuation", f"must have 1 to {room} tokens, got {len(continuation)}"
-            )
-        request = self._request(draft.inputs, defaults, prompt, continuation)
-        bad_words = read_words(draft.inputs, "bad_words")
-        excluded = read_flag(draft.inputs, "exclude_input_in_output")
-        return replace(
-            request,
-            bad_words=tuple(ids for word in bad_words for ids in self._spellings(word)),
-            echo="" if excluded else draft.prompt.text or tokenizer.decode(prompt),
-        )
-
-    def _request(
-        self,
-        inputs: Inputs,
-        defaults: AdapterDefaults,
-        prompt: tuple[int, ...],
-        continuation: tuple[int, ...],
-    ) -> GenerationRequest:
-        """The request, without what other text has to be tokenised for."""
-        decoding = read_decoding(inputs, defaults)
-        sampling = read_sampling(inputs, decoding, defaults)
-        room = self._settings.max_context - len(prompt)
-        default = len(continuation) or min(INPUTS["max_tokens"].default, room)
-        max_tokens = read_integer(inputs, "max_tokens", default, high=room)
-        beam = read_beam(inputs, decoding, self._settings.max_sequences)
-        if beam and continuation:
-            raise InvalidRequestError("continuation", f"not with decoding {decoding}")
-        top_logprobs = read_integer(inputs, "top_logprobs")
-        if beam and top_logprobs:
-            raise InvalidRequestError("top_logprobs", f"not with decoding {decoding}")
-        return_contrast = read_flag(inputs, "return_contrast")
-        if return_contrast and sampling.mode is Mode.BASE:
-            raise InvalidRequestError("return_contrast", "not available with decoding base")
-        read_words(inputs, "bad_words")
-        return GenerationRequest(
-            prompt=prompt,
-            adapter=self._adapter(inputs, sampling.mode),
-            lora_scale=read_number(inputs, "lora_scale", defaults.lora_scale),
-            cache_salt=read_name(inputs, "cache_salt"),
-            decoding=decoding,
-            sampling=sampling,
-            logit_bias=read_biases(inputs, "logit_bias", self._tokenizer.vocab_size),
-            beam=beam,
-            continuation=continuation,
-            max_tokens=max_tokens,
-            min_tokens=read_integer(inputs, "min_tokens", high=max_tokens),
-            stop_words=read_words(inputs, "stop_words"),
-            bad_words=(),
-            ignore_eos=read_flag(inputs, "ignore_eos") or bool(continuation),
-            stream=read_flag(inputs, "stream"),
-            echo="",
-            priority=read_integer(inputs, "priority"),
-            deadline_s=read_number(inputs, "deadline_s"),
-            return_log_probs=read_flag(inputs, "return_log_probs"),
-            top_logprobs=top_logprobs,
-            return_finish_reason=read_flag(inputs, "return_finish_reason"),
-            return_num_input_tokens=read_flag(inputs, "return_num_input_tokens"),
-            return_num_output_tokens=read_flag(inputs, "return_num_output_tokens"),
-            return_num_cached_tokens=read_flag(inputs, "return_num_cached_tokens"),
-            return_contrast=return_contrast,
-        )
-
-    def _continuation(self, inputs: Inputs) -> str:
-        name = "continuation"
-        if name not in inputs:
-            return ""
-        check_off(inputs, PLAIN, f"not with {name}")
-        for other in _OF_A_FREE_ANSWER:
-            if other in inputs:
-                raise InvalidRequestError(other, f"not with {name}")
-        text = read_text(inputs, name, self._settings.prompt_bytes)
-        if not text:
-            most = self._settings.max_context - 1
-            raise InvalidRequestError(name, f"must have 1 to {most} tokens, got 0")
-        return text
-
-    def _adapter(self, inputs: Inputs, mode: Mode) -> str:
-        name = read_name(inputs, "lora_name")
-        if mode is Mode.BASE:
-            return ""
-        name = name or self._settings.default_adapter
-        if not name and self._settings.adapters_dir:
-            raise InvalidRequestError("lora_name", "is needed, the server has no default adapter")
-        if not name:
-            raise InvalidRequestError("decoding", "must be base, the server has no adapter")
-        return name
-
-    def _spellings(self, word: str) -> list[tuple[int, ...]]:
-        """A word's tokens at the start of a text and after a space."""
-        spelled = (
-            tuple(self._tokenizer.encode_bare(form, "bad_words")) for form in (word, " " + word)
-        )
-        return [ids for ids in dict.fromkeys(spelled) if ids]
+        prompts = [one.text_bytes for one in (self.prompt, self.amateur_prompt) if one]
+        return sum(prompts) + len(self.continuation) + words * MAX_WORD_BYTES

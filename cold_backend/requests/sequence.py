@@ -82,8 +82,8 @@ class Sequence:
 
     @property
     def pending_prompt(self) -> int:
-        """Tokens of the prompt that the models have not seen yet."""
-        return max(0, len(self.request.prompt) - self.answer.fed)
+        """Tokens of a prompt that the models have not seen yet."""
+        return 0 if self.output_length else self.answer.pending
 
     @property
     def output_length(self) -> int:

@@ -22,7 +22,8 @@ from cold_backend.errors import (
 )
 from cold_backend.requests.answer import Sink
 from cold_backend.requests.fields import Inputs
-from cold_backend.requests.request import Draft, GenerationRequest, RequestParser
+from cold_backend.requests.parser import RequestParser
+from cold_backend.requests.request import Draft, GenerationRequest
 from cold_backend.requests.sequence import Sequence, TraceHeaders
 from cold_backend.serving.workers import Workers
 from cold_backend.telemetry.telemetry import Telemetry

@@ -11,6 +11,7 @@ from cold_backend.requests.answer import Piece
 from cold_backend.requests.request import GenerationRequest
 from cold_backend.requests.token import Token
 from cold_backend.text.tokenizer import Tokenizer
+from cold_kernels import Mode
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -31,7 +32,7 @@ def outputs_of(piece: Piece, request: GenerationRequest, tokenizer: Tokenizer) -
     if request.return_num_cached_tokens:
         outputs["num_cached_tokens"] = np.array([piece.cached_tokens], np.int32)
     if request.return_log_probs:
-        of_base = not request.adapter
+        of_base = request.sampling.mode is Mode.BASE
         outputs["output_log_probs"] = np.array(
             [t.base_log_prob if of_base else t.expert_log_prob for t in tokens], np.float32
         )

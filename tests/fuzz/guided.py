@@ -31,7 +31,7 @@ with atheris.instrument_imports(
         "cold_client.gateway.errors",
     ]
 ):
-    from cold_backend.requests.request import RequestParser
+    from cold_backend.requests.parser import RequestParser
     from cold_backend.text.tokenizer import Tokenizer
     from cold_client._protocol import INPUTS, LISTS, grpc_request, json_request
     from cold_client.gateway.bodies import ChatBody, CompletionBody

@@ -58,7 +58,11 @@ def check_request(request: GenerationRequest, settings: Settings, vocab_size: in
     """Checks that the engine can do what was accepted."""
     prompt, sampling = request.prompt, request.sampling
     expect(prompt and min(prompt) >= 0 and max(prompt) < vocab_size, "prompt")
-    expect(1 <= request.max_tokens <= settings.max_context - len(prompt), "max_tokens")
+    amateur = request.amateur.prompt if request.amateur else prompt
+    expect(amateur and min(amateur) >= 0 and max(amateur) < vocab_size, "amateur's prompt")
+    longest = max(len(prompt), len(amateur))
+    expect(1 <= request.max_tokens <= settings.max_context - longest, "max_tokens")
+    expect(not request.amateur or 0 <= request.amateur.lora_scale <= 8, "amateur_lora_scale")
     expect(0 <= request.min_tokens <= request.max_tokens, "min_tokens")
     expect(len(request.adapter.encode()) <= 64, "adapter")  # the catalogue knows which there are
     expect(0 < sampling.alpha <= 1 and 0 < sampling.top_p <= 1, "alpha, top_p")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -34,9 +35,9 @@ def request_for(prompt: Prompt, decoding: Decoding) -> Request:
         max_tokens=TOKENS,
     )
     if decoding.name == "cold":
-        request = dataclasses.replace(request, alpha=decoding.alpha, beta=decoding.beta)
+        request = replace(request, alpha=decoding.alpha, beta=decoding.beta)
     if decoding.lora_scale != 1:
-        request = dataclasses.replace(request, lora_scale=decoding.lora_scale)
+        request = replace(request, lora_scale=decoding.lora_scale)
     return request
 
 
@@ -99,6 +100,33 @@ async def test_strengths_beside_each_other(
     assert answers[0] == answers[6] == reference.decode(jobs[0][0].ids, Decoding("base"), TOKENS)
 
 
+async def test_amateurs_of_all_kinds_beside_each_other(
+    server: Server, prompts: list[Prompt], reference: Reference
+) -> None:
+    """Another prompt, the end of the same one, another strength, no adapter; each as if alone."""
+    jobs: list[tuple[Prompt, dict[str, Any], Decoding]] = []
+    for number, prompt in enumerate(prompts[:4]):
+        ids, other = prompt.ids, prompts[-1 - number].ids
+        weak = {"amateur_lora_name": "equations", "amateur_lora_scale": 0.25, "lora_scale": 1.5}
+        alone = {"amateur_last_tokens": 3, "amateur_lora_name": ""}
+        bases = {"amateur_input_ids": other, "lora_scale": 0.0}
+        own = partial(Decoding, "cold", amateur_scale=1.0)
+        for fields, decoding in (
+            ({"amateur_input_ids": other}, own(amateur_ids=other)),
+            ({"amateur_last_tokens": 5}, own(amateur_ids=ids[-5:])),
+            ({"amateur_last_tokens": 500}, own()),
+            (alone, Decoding("cold", amateur_ids=ids[-3:])),
+            (weak, Decoding("cold", lora_scale=1.5, amateur_scale=0.25)),
+            (bases, Decoding("cold", lora_scale=0.0, amateur_ids=other)),
+        ):
+            jobs.append((prompt, fields, decoding))
+    requests = [replace(request_for(p, d), lora_name="equations", **f) for p, f, d in jobs]
+    answers = await together(server.grpc, requests)
+    assert await together(server.http, requests[:6]) == answers[:6]
+    for (prompt, fields, decoding), tokens in zip(jobs, answers, strict=True):
+        assert tokens == reference.decode(prompt.ids, decoding, TOKENS, tokens), fields
+
+
 def test_reported_logits_are_within_a_thousandth(
     server: Server, prompts: list[Prompt], reference: Reference
 ) -> None:
@@ -130,7 +158,7 @@ def test_a_continuation_has_the_log_probabilities_of_the_reference(
     ids = tokenizer.encode_bare(text)
     with Client(server.grpc) as client:
         for prompt in prompts[::5]:
-            request = dataclasses.replace(
+            request = replace(
                 request_for(prompt, decoding),
                 max_tokens=None,
                 continuation=text,
@@ -153,10 +181,7 @@ async def test_no_contrast_is_plain_greedy(
     change: dict[str, Any], server: Server, prompts: list[Prompt], reference: Reference
 ) -> None:
     greedy = Decoding("greedy")
-    asked = [
-        dataclasses.replace(request_for(prompt, greedy), decoding="cold", **change)
-        for prompt in prompts
-    ]
+    asked = [replace(request_for(prompt, greedy), decoding="cold", **change) for prompt in prompts]
     answers = await together(server.grpc, asked)
     for prompt, tokens in zip(prompts, answers, strict=True):
         assert tokens == reference.decode(prompt.ids, greedy, TOKENS, tokens)
@@ -175,9 +200,7 @@ async def test_seeded_samples_do_not_depend_on_company(
     server: Server, prompts: list[Prompt]
 ) -> None:
     requests = [
-        dataclasses.replace(
-            request_for(prompt, Decoding("cold")), temperature=1.0, seed=seed, top_k=top_k
-        )
+        replace(request_for(prompt, Decoding("cold")), temperature=1.0, seed=seed, top_k=top_k)
         for prompt in prompts[:4]
         for seed, top_k in ((7, None), (2**64 - 1, 40))
     ]

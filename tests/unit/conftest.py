@@ -12,7 +12,7 @@ import pytest
 
 from cold_backend.adapters import catalogue
 from cold_backend.config import Settings
-from cold_backend.requests.request import RequestParser
+from cold_backend.requests.parser import RequestParser
 from cold_backend.text.tokenizer import Tokenizer
 from tests import pb_utils
 from tests.families import make_adapter, make_model

@@ -12,7 +12,7 @@ from cold_backend.adapters.catalogue import AdapterCatalogue
 from cold_backend.adapters.defaults import AdapterDefaults, read_defaults
 from cold_backend.config import Settings
 from cold_backend.errors import ConfigError, InvalidRequestError
-from cold_backend.requests.request import RequestParser
+from cold_backend.requests.parser import RequestParser
 from cold_backend.text.tokenizer import Tokenizer
 from cold_kernels import Mode
 

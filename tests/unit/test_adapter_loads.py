@@ -38,7 +38,7 @@ from cold_backend.errors import (
 )
 from cold_backend.models.adapter_loads import AdapterLoads
 from cold_backend.requests.answer import FinishReason
-from cold_backend.requests.request import RequestParser
+from cold_backend.requests.parser import RequestParser
 from cold_backend.requests.sequence import Sequence
 from cold_backend.text.tokenizer import Tokenizer
 from tests.fakes import CountingStep, asks_only, new_engine, new_scheduler, sequence, sink

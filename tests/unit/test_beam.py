@@ -14,7 +14,7 @@ from cold_backend.contract import NONE, Step, StepResult
 from cold_backend.errors import DeadlineError, StepError
 from cold_backend.requests.answer import FinishReason
 from cold_backend.requests.beam import BeamSearch, BeamSettings, EarlyStopping
-from cold_backend.requests.request import RequestParser
+from cold_backend.requests.parser import RequestParser
 from cold_backend.requests.sequence import Sequence
 from cold_backend.requests.token import Continuation, Token
 from cold_backend.text.tokenizer import Tokenizer

@@ -12,7 +12,7 @@ from cold_backend.contract import NONE, Reader, Step, StepResult
 from cold_backend.engine.scheduler import Chunk
 from cold_backend.errors import OverloadedError, ShuttingDownError
 from cold_backend.requests.answer import FinishReason
-from cold_backend.requests.request import RequestParser
+from cold_backend.requests.parser import RequestParser
 from cold_backend.requests.sequence import Sequence
 from cold_backend.text.tokenizer import Tokenizer
 from tests.fakes import CountingStep, Sink, new_engine, new_scheduler, run_all, sequence, sink

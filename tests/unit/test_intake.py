@@ -24,7 +24,8 @@ from cold_backend.errors import (
     RequestCancelledError,
     ShuttingDownError,
 )
-from cold_backend.requests.request import GenerationRequest, RequestParser
+from cold_backend.requests.parser import RequestParser
+from cold_backend.requests.request import GenerationRequest
 from cold_backend.serving.cancellation import Cancellation
 from cold_backend.serving.intake import Intake
 from cold_backend.telemetry.telemetry import Telemetry

@@ -27,7 +27,7 @@ from cold_backend.engine.block_pool import BlockPool
 from cold_backend.engine.memory import Memory
 from cold_backend.engine.scheduler import Scheduler
 from cold_backend.errors import InvalidRequestError, StepError
-from cold_backend.requests.request import RequestParser
+from cold_backend.requests.parser import RequestParser
 from cold_backend.requests.sequence import Sequence
 from cold_backend.text.tokenizer import Tokenizer
 from tests.fakes import RandomModel, new_engine, new_scheduler, run_all, sequence, sink, tables

@@ -16,7 +16,7 @@ from cold_backend.engine.admission import Admission, Ahead, Claim, Line
 from cold_backend.engine.waiting import AGE_S, WaitingQueue
 from cold_backend.errors import DeadlineError, OverloadedError
 from cold_backend.requests.answer import FinishReason
-from cold_backend.requests.request import RequestParser
+from cold_backend.requests.parser import RequestParser
 from cold_backend.requests.sequence import Sequence
 from cold_backend.telemetry import metrics as m
 from cold_backend.telemetry.load import Load, Usage

@@ -19,7 +19,8 @@ from cold_backend.protocol.tensors import DTYPES, Input
 from cold_backend.requests.answer import FinishReason, Piece
 from cold_backend.requests.beam import EarlyStopping
 from cold_backend.requests.fields import MAX_MESSAGES
-from cold_backend.requests.request import GenerationRequest, RequestParser
+from cold_backend.requests.parser import RequestParser
+from cold_backend.requests.request import GenerationRequest
 from cold_backend.requests.token import Alternative, Token
 from cold_backend.serving.outputs import outputs_of
 from cold_backend.text.tokenizer import Tokenizer
@@ -71,8 +72,12 @@ def test_bad_input_names_its_field(field: str, body: dict[str, Any], parser: Req
 
 
 def with_value(one: Input, value: float) -> dict[str, Any]:
-    beam = {"decoding": "beam"} if one.name in ("beam_width", "length_penalty") else {}
-    return HELLO | beam | {one.name: value}
+    more: dict[str, Any] = {}
+    if one.name in ("beam_width", "length_penalty"):
+        more = {"decoding": "beam"}
+    elif one.name == "amateur_lora_scale":
+        more = {"amateur_last_tokens": 1}
+    return HELLO | more | {one.name: value}
 
 
 @pytest.mark.parametrize("one", RANGED, ids=lambda one: one.name)

@@ -39,7 +39,8 @@ from cold_backend.errors import (
     UnknownAdapterError,
 )
 from cold_backend.requests.answer import FinishReason, Piece
-from cold_backend.requests.request import GenerationRequest, RequestParser
+from cold_backend.requests.parser import RequestParser
+from cold_backend.requests.request import GenerationRequest
 from cold_backend.requests.token import Token
 from cold_backend.serving.intake import Intake
 from cold_backend.serving.outbox import Outbox

@@ -22,7 +22,7 @@ from cold_backend.contract import (
 from cold_backend.decoding.execution import FusedExecution
 from cold_backend.engine.adapter_slots import AdapterSlots
 from cold_backend.errors import StepError
-from cold_backend.requests.request import RequestParser
+from cold_backend.requests.parser import RequestParser
 from cold_backend.requests.sequence import Sequence
 from cold_backend.text.tokenizer import Tokenizer
 from cold_kernels import load_ops

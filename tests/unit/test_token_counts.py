@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cold_backend.config import Settings
 from cold_backend.contract import COUNT
-from cold_backend.requests.request import RequestParser
+from cold_backend.requests.parser import RequestParser
 from cold_backend.requests.token_counts import TokenCounts
 from cold_backend.text.tokenizer import Tokenizer
 from tests.fakes import CountingStep, new_engine, new_scheduler, run_all, sequence

@@ -22,7 +22,7 @@ from cold_backend.decoding.execution import FusedExecution
 from cold_backend.errors import ConfigError, InvalidRequestError
 from cold_backend.loading import load_tokenizer
 from cold_backend.requests.answer import FinishReason
-from cold_backend.requests.request import RequestParser
+from cold_backend.requests.parser import RequestParser
 from cold_backend.requests.sequence import Sequence
 from cold_backend.text import chat_template
 from cold_backend.text.tokenizer import Tokenizer

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from cold_backend.adapters.catalogue import AdapterCatalogue
 from cold_backend.engine.engine import Engine
 from cold_backend.loading import is_fused, load_fused, load_store, load_tokenizer
-from cold_backend.requests.request import RequestParser
+from cold_backend.requests.parser import RequestParser
 from cold_backend.serving import lifeline
 from cold_backend.serving.intake import Intake
 from cold_backend.serving.outbox import Outbox

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Generator
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -108,9 +109,12 @@ def test_generate_json(
 
 
 def test_every_flag_reaches_the_request(transport: FakeTransport) -> None:
-    options = [field.name for field in fields(Request) if field.metadata["option"]]
-    numbers = {name: index + 1 for index, name in enumerate(options)}
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in numbers.items()]
+    options = [field for field in fields(Request) if field.metadata["option"]]
+    values: dict[str, Any] = {
+        field.name: str(number) if field.metadata["datatype"] == "BYTES" else number
+        for number, field in enumerate(options, 1)
+    }
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
     flags += ["--stop=a", "--stop=b", "--bad-word=c", "--ignore-eos", "--adapter=x", "--chat"]
     flags += ["--decoding=beam", "--echo", "--log-probs", "--contrast"]
     flags += ["--beam-width=6", "--length-penalty=-0.5", "--early-stopping=never"]
@@ -129,7 +133,7 @@ def test_every_flag_reaches_the_request(transport: FakeTransport) -> None:
             exclude_input_in_output=False,
             return_log_probs=True,
             return_contrast=True,
-            **numbers,  # type: ignore[arg-type]
+            **values,
         )
     ]
 
