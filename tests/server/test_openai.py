@@ -214,6 +214,30 @@ def test_extra_fields_give_the_tokens_of_the_client(
     assert [token["changed"] for token in contrast] == [t.changed for t in expected.contrast]
 
 
+def test_contrast_with_another_prompt(api: OpenAI, server: Server) -> None:
+    fields: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 12}
+    guided: dict[str, Any] = {"negative_prompt": "Rain is", "guidance_scale": 2.5}
+    of_base = api.completions.create(model=BASE, **fields, extra_body=guided).choices[0].text
+    expected = direct(
+        server,
+        text_input=PROMPT,
+        lora_scale=0.0,
+        amateur_text_input="Rain is",
+        amateur_lora_name="",
+        beta=1.5,
+        max_tokens=12,
+    )
+    assert of_base == expected.text
+    last: Any = {"amateur": {"last_tokens": 3}, "alpha": 0.05, "beta": 2.0}
+    text = api.completions.create(model=ADAPTER, **fields, extra_body=last).choices[0].text
+    more: dict[str, Any] = {"lora_name": ADAPTER, "alpha": 0.05, "beta": 2.0, "max_tokens": 12}
+    assert text == direct(server, text_input=PROMPT, amateur_last_tokens=3, **more).text
+    assert text != direct(server, text_input=PROMPT, **more).text
+    with pytest.raises(openai.BadRequestError) as caught:
+        api.completions.create(model=ADAPTER, **fields, extra_body={"amateur": {"last_tokens": 0}})
+    assert caught.value.param == "amateur"
+
+
 def test_alpha_and_beta_change_the_answer(api: OpenAI) -> None:
     texts = {
         api.completions.create(

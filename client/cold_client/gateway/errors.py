@@ -28,6 +28,12 @@ _SERVER = "server_error"
 _LONGEST_NAME = 100  # of a field that the body has and the API does not
 # Inputs of the server that go by another name here.
 _PARAMS = {
+    "amateur_input_ids": "amateur",
+    "amateur_last_tokens": "amateur",
+    "amateur_lora_name": "amateur",
+    "amateur_lora_scale": "amateur",
+    "amateur_messages": "amateur",
+    "amateur_text_input": "amateur",
     "input_ids": "prompt",
     "lora_name": "model",
     "stop_words": "stop",

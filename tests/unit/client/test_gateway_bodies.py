@@ -39,11 +39,6 @@ SAME = {
     "alpha": number,
     "beta": number,
     "lora_scale": number,
-    "amateur_text_input": st.text(),
-    "amateur_input_ids": st.lists(st.integers(), min_size=1),
-    "amateur_last_tokens": st.integers(),
-    "amateur_lora_name": st.text(),
-    "amateur_lora_scale": number,
     "temperature": number,
     "top_k": st.integers(),
     "top_p": number,
@@ -315,6 +310,63 @@ def test_what_a_message_may_not_have(change: dict[str, Any]) -> None:
     error = refusal(CHAT | {"messages": [message]})
     assert (error.status, error.param) == (400, "messages")
     assert error.message.startswith(f"messages.0.{next(iter(change))}: ")
+
+
+@pytest.mark.parametrize(
+    ("amateur", "expected"),
+    [
+        ({"last_tokens": 8}, {"amateur_last_tokens": 8}),
+        ({"prompt": "hi", "model": ""}, {"amateur_text_input": "hi", "amateur_lora_name": ""}),
+        ({"prompt": [5, 6]}, {"amateur_input_ids": [5, 6]}),
+        (
+            {"messages": [{"role": "developer", "content": "be rude"}], "lora_scale": 0.5},
+            {
+                "amateur_messages": [{"role": "system", "content": "be rude"}],
+                "amateur_lora_scale": 0.5,
+            },
+        ),
+    ],
+)
+def test_an_amateur(amateur: dict[str, Any], expected: dict[str, Any]) -> None:
+    for body, kind in ((CHAT, ChatBody), (PROMPT, CompletionBody)):
+        (plain,) = parse(body, kind).requests(MATH)
+        (request,) = parse(body | {"amateur": amateur}, kind).requests(MATH)
+        assert request == replace(plain, **expected)
+
+
+def test_negative_prompts_and_guidance() -> None:
+    """A guidance scale is 1 + beta; without a negative prompt the last token alone is one."""
+    system = {"role": "system", "content": "be kind"}
+    body = CHAT | {"messages": [system, *CHAT["messages"]]}
+    guided = {"negative_prompt": "be rude", "guidance_scale": 1.5}
+    (chat,) = parse(body | guided).requests(MATH)
+    assert chat.amateur_messages == [{"role": "system", "content": "be rude"}, *CHAT["messages"]]
+    assert (chat.decoding, chat.beta, chat.messages) == ("cold", 0.5, [system, *CHAT["messages"]])
+    (completion,) = parse(PROMPT | guided, CompletionBody).requests(MATH)
+    assert (completion.amateur_text_input, completion.beta) == ("be rude", 0.5)
+    (alone,) = parse(PROMPT | {"guidance_scale": 3}, CompletionBody).requests(MATH)
+    assert (alone.amateur_last_tokens, alone.beta, alone.decoding) == (1, 2.0, "cold")
+    (of_base,) = parse(PROMPT | guided | {"model": "tiny"}, CompletionBody).requests(BASE)
+    assert (of_base.decoding, of_base.lora_name) == ("cold", None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"guidance_scale": 0.5},
+        {"negative_prompt": ""},
+        {"negative_prompt": "x", "amateur": {"last_tokens": 3}},
+        {"guidance_scale": 2, "beta": 1},
+        {"amateur": {"last_token": 3}},
+        {"amateur": {"prompt": 3}},
+        {"amateur": {"messages": []}},
+    ],
+    ids=str,
+)
+def test_contrast_that_means_nothing_is_refused(change: dict[str, Any]) -> None:
+    for body, kind in ((CHAT, ChatBody), (PROMPT, CompletionBody)):
+        error = refusal(body | change, kind)
+        assert (error.status, error.param) == (400, list(change)[-1])
 
 
 def test_biases_of_tokens() -> None:
