@@ -66,7 +66,7 @@ class Lobby:
                 return  # smaller ones that came in between would keep it waiting for ever
             self.queue.take(sequence)
             sequence.admitted_s = now_s
-            self.queue.charge(sequence.request.adapter, len(sequence.request.prompt))
+            self.queue.charge(sequence.request.adapter, sequence.request.longest_prompt)
             yield sequence
 
     def release(self, sequence: Sequence, now_s: float, *, answered: bool) -> None:
@@ -104,7 +104,7 @@ class Lobby:
                 yield sequence, error
             else:
                 claim = self._scheduler.claim_of(sequence.request)
-                line.join(claim, len(sequence.request.prompt))
+                line.join(claim, sequence.request.longest_prompt)
 
     def _problem(self, sequence: Sequence, line: Line, now_s: float) -> ColdError | None:
         if sequence.sink.is_cancelled():
@@ -135,11 +135,11 @@ class Lobby:
             raise _too_large(request)
         line = self.line()
         for other in self.queue.ahead_of(waiter, now_s):
-            line.join(claim_of(other.request), len(other.request.prompt))
+            line.join(claim_of(other.request), other.request.longest_prompt)
         self._admission.check(
             waiting=len(self),
             ahead=line.ahead_of(claim_of(request)),
-            prompt_tokens=len(request.prompt),
+            prompt_tokens=request.longest_prompt,
             max_tokens=request.max_tokens,
             left_s=waiter.accepted_s + request.deadline_s - now_s,
             deadline_s=request.deadline_s,

@@ -112,7 +112,7 @@ class WaitingQueue:
                 count, number, adapter = turns[0]
                 one = of_rank[adapter].popleft()
                 order.append(one)
-                served[adapter] = count + len(one.request.prompt)
+                served[adapter] = count + one.request.longest_prompt
                 if of_rank[adapter]:
                     heapq.heapreplace(turns, (served[adapter], number, adapter))
                 else:

@@ -64,6 +64,11 @@ class GenerationRequest:
     return_contrast: bool
 
     @property
+    def longest_prompt(self) -> int:
+        """Tokens of its prompt, or of the amateur's if that is longer."""
+        return max(len(self.prompt), len(self.amateur.prompt) if self.amateur else 0)
+
+    @property
     def width(self) -> int:
         """Hypotheses that it may have at once."""
         return self.beam.width if self.beam else 1
