@@ -13,7 +13,7 @@ import pytest
 from cold_backend.adapters.catalogue import AdapterCatalogue
 from cold_backend.config import Settings
 from cold_backend.errors import ErrorCode, InvalidRequestError, UnknownAdapterError
-from cold_backend.protocol.inputs import INPUTS
+from cold_backend.protocol.inputs import INPUTS, MAX_ALTERNATIVES
 from cold_backend.protocol.outputs import OUTPUTS
 from cold_backend.protocol.tensors import DTYPES, Input
 from cold_backend.requests.answer import FinishReason, Piece
@@ -25,7 +25,7 @@ from cold_backend.requests.token import Alternative, Token
 from cold_backend.serving.outputs import outputs_of
 from cold_backend.text.tokenizer import Tokenizer
 from cold_client import Request, _protocol, _types
-from cold_client.gateway import bodies
+from cold_client.gateway import bodies, parts
 from docs.write_protocol import filled
 from docs.write_protocol import main as write
 from tests.bad_inputs import BAD, HELLO
@@ -141,7 +141,8 @@ def test_the_client_knows_the_inputs() -> None:
 
 def test_the_gateway_knows_the_inputs() -> None:
     assert bodies.Body.model_fields.keys() | bodies._NOT_HERE >= INPUTS.keys()
-    assert bodies.MAX_MESSAGES == MAX_MESSAGES
+    assert parts.MAX_MESSAGES == MAX_MESSAGES
+    assert parts.MAX_ALTERNATIVES == MAX_ALTERNATIVES
 
 
 class Noting(dict[str, Any]):
