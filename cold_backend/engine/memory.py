@@ -260,7 +260,7 @@ class Memory:
 
 def _count_cached(hypothesis: Hypothesis, contexts: Iterable[Context]) -> None:
     prompt = hypothesis.request.prompt
-    hypothesis.cached_tokens = min(one.reused for one in contexts if one.prompt == prompt)
+    hypothesis.cached_tokens = min(one.reused for one in contexts if one.prompt is prompt)
 
 
 def _needed(request: GenerationRequest, prompt: Tokens[int]) -> int:

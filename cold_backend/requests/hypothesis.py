@@ -77,7 +77,7 @@ class Hypothesis:
 
     def tokens_of(self, context: Context) -> list[int]:
         """The tokens of one of its contexts: that one's prompt, and the output."""
-        if context.prompt == self.request.prompt:
+        if context.prompt is self.request.prompt:  # to compare them token by token would cost
             return self.tokens
         return [*context.prompt, *self.tokens[len(self.request.prompt) :]]
 
