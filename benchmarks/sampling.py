@@ -1,13 +1,13 @@
-"""What it costs to sample, filter, penalise, and to contrast with another prompt: the time of a token
-beside that of the best token, contrasted with the base.
+"""What it costs to sample, filter, penalise, and to contrast with another prompt.
 
     OMP_PROC_BIND=true python benchmarks/sampling.py --base-model DIR
 
-In process, token ids at random, the expert alone and CoLD:
+The time of a token in process, token ids at random, with the expert alone and CoLD:
 
 sampled: temperature, top_p and top_k, against the best token;
 penalised: repetition and frequency penalties after a long prompt, against the best token after it;
-amateur: CoLD with an amateur that has the adapter and a prompt of its own, as long as the expert's.
+amateur: CoLD with an amateur that has the adapter and a prompt of its own, as long as the expert's,
+    against CoLD.
 """
 
 from __future__ import annotations
