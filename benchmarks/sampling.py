@@ -66,7 +66,7 @@ class Bench:
     def round(self) -> list[dict[str, Any]]:
         """The comparisons for each decoding and number of streams."""
         rows = []
-        amateur = {"amateur_input_ids": self._prompts[_SHORT][::-1]}
+        amateur: dict[str, Any] = {"amateur_input_ids": self._prompts[_SHORT][::-1]}
         for streams in self._options.streams:
             for decoding in ("cold", "greedy"):
                 for name, length, how in (

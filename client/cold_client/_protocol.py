@@ -160,6 +160,8 @@ def _values(name: str, value: Any) -> list[Any]:
     if name in ("messages", "amateur_messages"):
         return [json.dumps(list(value))]
     if name == "logit_bias":
+        if not isinstance(value, Mapping):
+            raise TypeError(f"must be a mapping of token ids and numbers, got {value!r:.60}")
         return [json.dumps({str(int(token)): float(bias) for token, bias in value.items()})]
     if name == "early_stopping" and isinstance(value, bool):
         return [str(value).lower()]

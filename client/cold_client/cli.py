@@ -170,9 +170,16 @@ def _request(arguments: argparse.Namespace) -> Request:
     given = vars(arguments)
     values = {field.name: given[field.name] for field in fields(Request) if field.name in given}
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
-    if arguments.chat:
-        return Request(messages=[{"role": "user", "content": prompt}], **values)
-    return Request(text_input=prompt, **values)
+    if not arguments.chat:
+        return Request(text_input=prompt, **values)
+    amateur = values.pop("amateur_text_input", None)
+    if amateur is not None:
+        values["amateur_messages"] = _chat(amateur)
+    return Request(messages=_chat(prompt), **values)
+
+
+def _chat(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
 
 
 def _result(result: Result) -> dict[str, Any]:
@@ -241,7 +248,7 @@ def _header(text: str) -> tuple[str, str]:
 
 def _add_request(command: argparse.ArgumentParser) -> None:
     command.add_argument("prompt", metavar="PROMPT", help="the prompt; - reads standard input")
-    command.add_argument("--chat", action="store_true", help="send the prompt as a user's message")
+    command.add_argument("--chat", action="store_true", help="send prompts as a user's messages")
     command.add_argument("--adapter", dest="lora_name", metavar="NAME")
     for one in fields(Request):
         if one.metadata["option"]:

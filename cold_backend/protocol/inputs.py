@@ -43,7 +43,7 @@ INPUTS = _named(
         "lora_name",
         "STRING",
         "adapter of the expert",
-        default_note="the server's default adapter",
+        default_note="the server's default adapter, also if empty",
         allowed_note="an adapter's name, or a directory's in `adapters_dir`",
     ),
     Input(

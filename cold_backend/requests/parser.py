@@ -217,7 +217,10 @@ class RequestParser:
         if not name and self._settings.adapters_dir:
             raise InvalidRequestError("lora_name", "is needed, the server has no default adapter")
         if not name:
-            raise InvalidRequestError("decoding", "must be base, the server has no adapter")
+            raise InvalidRequestError(
+                "decoding",
+                "must be base, or the amateur have a prompt of its own: the server has no adapter",
+            )
         return name
 
     def _spellings(self, word: str) -> list[tuple[int, ...]]:

@@ -119,9 +119,11 @@ def test_every_flag_reaches_the_request(transport: FakeTransport) -> None:
     flags += ["--decoding=beam", "--echo", "--log-probs", "--contrast"]
     flags += ["--beam-width=6", "--length-penalty=-0.5", "--early-stopping=never"]
     assert cli.main(["generate", "hi", *flags], transport=transport) == 0
+    amateur = values.pop("amateur_text_input")
     assert transport.requests == [
         Request(
             messages=[{"role": "user", "content": "hi"}],
+            amateur_messages=[{"role": "user", "content": amateur}],
             lora_name="x",
             decoding="beam",
             beam_width=6,
