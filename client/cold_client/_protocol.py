@@ -152,7 +152,10 @@ def _inputs(request: Request, *, stream: bool) -> Iterator[tuple[str, list[Any],
         try:
             values = _values(name, value)
             yield name, values, pack(datatype, values)
-        except (AttributeError, OverflowError, TypeError, ValueError, struct.error) as error:
+        except struct.error as error:
+            said = f"{name}: must be of type {datatype}, got {value!r:.60}"
+            raise InvalidRequest(said, field=name) from error
+        except (AttributeError, OverflowError, TypeError, ValueError) as error:
             raise InvalidRequest(f"{name}: {error}", field=name) from error
 
 

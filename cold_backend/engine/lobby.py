@@ -147,6 +147,11 @@ class Lobby:
 
 
 def _too_large(request: GenerationRequest) -> InvalidRequestError:
-    """The models see to it that there is room for any single hypothesis."""
-    beams = f"{request.width} beams, prompt and max_tokens need"
-    return InvalidRequestError("beam_width", f"{beams} more KV-cache blocks than there are")
+    """The models see to it that each has room for any single context."""
+    few = "more KV-cache blocks than there are"
+    if request.width > 1:
+        beams = f"{request.width} beams, prompt and max_tokens need {few}"
+        return InvalidRequestError("beam_width", beams)
+    return InvalidRequestError(
+        "amateur_lora_name", f"with an adapter, both prompts and max_tokens need {few} for adapters"
+    )

@@ -9,6 +9,7 @@ import pytest
 
 from cold_backend.config import Settings
 from cold_backend.contract import NONE, Reader
+from cold_backend.engine.waiting import WaitingQueue
 from cold_backend.errors import InvalidRequestError
 from cold_backend.requests.amateur import Amateur
 from cold_backend.requests.parser import RequestParser
@@ -113,8 +114,8 @@ def test_each_reads_its_own_prompt_and_both_the_output(
 class PairedModel(RandomModel):
     """Keeps what expert and amateur of each choice have read."""
 
-    def __init__(self) -> None:
-        super().__init__(base_blocks=64)
+    def __init__(self, blocks: int = 4096, base_blocks: int = 64) -> None:
+        super().__init__(blocks, base_blocks)
         self.read: list[tuple[list[int], list[int], Any]] = []
 
     def _agree(self, step: Any) -> None:
@@ -143,6 +144,36 @@ def test_equal_prompts_share_their_blocks(parser: RequestParser, tokenizer: Toke
     assert sink(second).pieces[-1].cached_tokens == 16
     assert scheduler.memory.usage.reused_tokens == 16 + 48
     assert scheduler.memory.rooms == scheduler.memory.sizes
+
+
+def test_two_contexts_that_no_pool_could_hold_are_refused(
+    parser: RequestParser, tokenizer: Tokenizer
+) -> None:
+    """In an ensemble both are where the adapters are; without an adapter the amateur is not."""
+    step = PairedModel(5, 5)
+    engine = new_engine(step, new_scheduler(4, max_step_tokens=64), 10)
+    refused = ask(parser, tokenizer, amateur_input_ids=PROMPT[::-1])  # 4 blocks each
+    served = ask(parser, tokenizer, amateur_input_ids=PROMPT[::-1], amateur_lora_name=b"")
+    for one in (refused, served):
+        engine.submit(one)
+    run_all(engine, [refused, served])
+    assert isinstance(sink(refused).error, InvalidRequestError)
+    assert str(sink(refused).error).startswith("amateur_lora_name: ")
+    assert sink(served).error is None
+
+
+def test_who_pays_for_a_long_amateur(parser: RequestParser, tokenizer: Tokenizer) -> None:
+    """Fair shares and foreseen waits count the longer of the two prompts."""
+    short = ask(parser, tokenizer, input_ids=[5], amateur_input_ids=PROMPT)
+    assert short.request.longest_prompt == len(PROMPT)
+    assert ask(parser, tokenizer, amateur_input_ids=[5]).request.longest_prompt == len(PROMPT)
+    queue = WaitingQueue()
+    others = [ask(parser, tokenizer, input_ids=[9] * 20, lora_name=b"b") for _ in range(3)]
+    mine = [ask(parser, tokenizer, input_ids=[5], amateur_input_ids=PROMPT[:20]) for _ in range(3)]
+    for one in (*mine, *others):
+        queue.put(one)
+    order = [one.request.adapter for one in queue.order(0.0)]
+    assert order == ["a", "b"] * 3
 
 
 def test_beams_contrast_with_another_prompt(parser: RequestParser, tokenizer: Tokenizer) -> None:
