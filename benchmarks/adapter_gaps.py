@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.circumstances import circumstances, save_result
 from benchmarks.random_adapter import make_adapter
+from benchmarks.rounds import parser_of
 from benchmarks.served import Served, running_server
 from cold_backend.config import Settings
 from cold_client import AsyncClient, Request
@@ -155,15 +156,11 @@ def measure(
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     add = parser.add_argument
-    add("--base-model", type=Path, required=True, metavar="DIR")
-    add("--out", type=Path, default=Path("benchmarks/results"), metavar="DIR")
-    add("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     add("--streams", type=int, default=8)
     add("--adapters", type=int, default=20, help="that come in, in each round")
     add("--rank", type=int, default=64, help="of the adapters")
-    add("--rounds", type=int, default=3)
     return parser.parse_args(arguments)
 
 

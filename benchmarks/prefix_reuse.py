@@ -15,7 +15,6 @@ With --peers also `shared` and `chat` of vLLM with its prefix caching, greedily 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import statistics
@@ -34,6 +33,7 @@ from benchmarks.circumstances import circumstances, save_result
 from benchmarks.measure import Generated
 from benchmarks.random_adapter import make_adapter
 from benchmarks.resident import Resident
+from benchmarks.rounds import parser_of, run_rounds
 from benchmarks.vllm import environment, vllm
 from cold_backend import Cold
 
@@ -167,10 +167,7 @@ def main() -> int:
             peer = stack.enter_context(arm)
         bench = Bench(options, adapter, peer)
         bench.apart()  # what is warmed up is no matter of reuse
-        rounds: list[dict[str, Figures]] = []
-        for number in range(options.rounds):
-            rounds.append(bench.round())
-            print(f"round {number + 1}: {json.dumps(rounds[-1])}", flush=True)
+        rounds = run_rounds(options.rounds, bench.round)
     ratios = {name: statistics.median(one[name]["ratio"] for one in rounds) for name in rounds[0]}
     for name, ratio in ratios.items():
         bar = f"; the bar is {BARS[name]}" if name in BARS else ""
@@ -181,17 +178,13 @@ def main() -> int:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     add = parser.add_argument
-    add("--base-model", type=Path, required=True, metavar="DIR")
-    add("--out", type=Path, default=Path("benchmarks/results"), metavar="DIR")
     add("--peers", type=environment, metavar="DIR", help="virtual environment with vLLM")
-    add("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     add("--context", type=int, default=1024, help="tokens of a request, at most")
     add("--system", type=int, default=512, help="tokens of the system prompt")
     add("--requests", type=int, default=16)
     add("--turns", type=int, default=10)
-    add("--rounds", type=int, default=3)
     return parser.parse_args(arguments)
 
 

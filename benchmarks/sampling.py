@@ -13,7 +13,6 @@ amateur: CoLD with an amateur that has the adapter and a prompt of its own, as l
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import statistics
@@ -30,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.circumstances import circumstances, save_result
 from benchmarks.random_adapter import make_adapter
+from benchmarks.rounds import parser_of, run_rounds
 from cold_backend import Cold
 
 BARS = {"sampled": 0.95, "penalised": 0.95, "amateur": 1 / 1.03}
@@ -108,10 +108,7 @@ def main() -> int:
         adapter = Path(temporary) / "adapter"
         make_adapter(options.base_model, adapter, rank=16)
         bench = Bench(options, adapter)
-        rounds = []
-        for number in range(options.rounds):
-            rounds.append(bench.round())
-            print(f"round {number + 1}: {json.dumps(rounds[-1])}", flush=True)
+        rounds = run_rounds(options.rounds, bench.round)
     ratios = {}
     for same in zip(*rounds, strict=True):
         case, bar = same[0]["case"], same[0]["bar"]
@@ -123,15 +120,11 @@ def main() -> int:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     add = parser.add_argument
-    add("--base-model", type=Path, required=True, metavar="DIR")
-    add("--out", type=Path, default=Path("benchmarks/results"), metavar="DIR")
-    add("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     add("--streams", type=int, nargs="+", default=[1, 8, 16])
     add("--long", type=int, default=1900, help="tokens of the long prompt")
     add("--tokens", type=int, default=48, help="tokens of an answer")
-    add("--rounds", type=int, default=3)
     return parser.parse_args(arguments)
 
 

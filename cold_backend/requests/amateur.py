@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from cold_backend.config import Settings
 from cold_backend.errors import InvalidRequestError
 from cold_backend.requests.fields import Inputs, read_integer, read_name, read_number
-from cold_backend.requests.prompt import Prompt, read_own_prompt
+from cold_backend.requests.prompt import Prompt, read_prompt_field
 from cold_kernels import Mode
 
-_PROMPTS = ("amateur_text_input", "amateur_messages", "amateur_input_ids")
 _LAST = "amateur_last_tokens"
+_PROMPTS = ("amateur_text_input", "amateur_messages", "amateur_input_ids", _LAST)  # at most one
 _NAME = "amateur_lora_name"
 _SCALE = "amateur_lora_scale"
-FIELDS = (*_PROMPTS, _LAST, _NAME, _SCALE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +33,7 @@ class Amateur:
 
 def has_own_prompt(inputs: Inputs) -> bool:
     """Whether the amateur sees another prompt than the expert."""
-    return any(name in inputs for name in (*_PROMPTS, _LAST))
+    return any(name in inputs for name in _PROMPTS)
 
 
 def read_amateur_prompt(inputs: Inputs, settings: Settings, vocabulary: int) -> Prompt | None:
@@ -43,11 +42,12 @@ def read_amateur_prompt(inputs: Inputs, settings: Settings, vocabulary: int) -> 
     Raises:
         InvalidRequestError: there are several, or it is empty, malformed or too large.
     """
-    given = [name for name in (*_PROMPTS, _LAST) if name in inputs]
+    given = [name for name in _PROMPTS if name in inputs]
     if len(given) > 1:
         raise InvalidRequestError(given[1], f"not with {given[0]}")
-    own = [name for name in given if name != _LAST]
-    return read_own_prompt(inputs, own[0], settings, vocabulary) if own else None
+    if not given or given == [_LAST]:
+        return None
+    return read_prompt_field(inputs, given[0], settings, vocabulary)
 
 
 def read_amateur(
@@ -72,7 +72,7 @@ def read_amateur(
     Raises:
         InvalidRequestError: a field is out of range, or means nothing here.
     """
-    given = [name for name in FIELDS if name in inputs]
+    given = [name for name in (*_PROMPTS, _NAME, _SCALE) if name in inputs]
     if not given:
         return None
     if mode is not Mode.COLD:

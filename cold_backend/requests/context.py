@@ -6,6 +6,7 @@ import enum
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +25,7 @@ class Role(enum.Enum):
     AMATEUR = "base"
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """Where a request's logits come from, before there is a context of it.
 
     Attributes:
@@ -43,17 +43,19 @@ class Source:
 
 def sources_of(request: GenerationRequest) -> tuple[Source, ...]:
     """What a request's tokens are chosen from, and what it wants to be told of."""
-    prompt = request.prompt
     mode = Mode.COLD if request.return_contrast else request.sampling.mode
+    if mode is Mode.BASE:
+        return (_amateur_of(request),)
     strength = request.lora_scale if request.adapter else 0.0
-    expert = Source(Role.EXPERT, Reader.EXPERT, prompt, strength)
-    amateur = Source(Role.AMATEUR, Reader.BASE, prompt, 0.0)
-    if own := request.amateur:
-        reader = Reader.EXPERT if own.has_adapter else Reader.BASE
-        amateur = Source(
-            Role.AMATEUR, reader, own.prompt, own.lora_scale if own.has_adapter else 0.0
-        )
-    return {Mode.COLD: (expert, amateur), Mode.EXPERT: (expert,), Mode.BASE: (amateur,)}[mode]
+    expert = Source(Role.EXPERT, Reader.EXPERT, request.prompt, strength)
+    return (expert, _amateur_of(request)) if mode is Mode.COLD else (expert,)
+
+
+def _amateur_of(request: GenerationRequest) -> Source:
+    own = request.amateur
+    if own and own.has_adapter:
+        return Source(Role.AMATEUR, Reader.EXPERT, own.prompt, own.lora_scale)
+    return Source(Role.AMATEUR, Reader.BASE, own.prompt if own else request.prompt, 0.0)
 
 
 @dataclass(slots=True, eq=False)

@@ -78,10 +78,10 @@ def read_prompt(inputs: Inputs, settings: Settings, vocabulary: int) -> Prompt:
         raise InvalidRequestError(
             "text_input", f"exactly one of {', '.join(PROMPTS)} is needed, got {came}"
         )
-    return read_own_prompt(inputs, given[0], settings, vocabulary)
+    return read_prompt_field(inputs, given[0], settings, vocabulary)
 
 
-def read_own_prompt(inputs: Inputs, name: str, settings: Settings, vocabulary: int) -> Prompt:
+def read_prompt_field(inputs: Inputs, name: str, settings: Settings, vocabulary: int) -> Prompt:
     """Reads a prompt from one of the fields that may hold it.
 
     Raises:

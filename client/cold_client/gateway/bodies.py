@@ -154,7 +154,8 @@ class ChatBody(Body):
 
     def _negative(self, prompt: str) -> dict[str, Any]:
         """It stands in the place of the system message."""
-        others = [one.plain() for one in self.messages if one.plain()["role"] != "system"]
+        plain = [message.plain() for message in self.messages]
+        others = [one for one in plain if one["role"] != "system"]
         return {"amateur_messages": [{"role": "system", "content": prompt}, *others]}
 
 
