@@ -118,7 +118,8 @@ def _row(start: int, length: int, reader: Reader) -> tuple[Table, Int32Array]:
     """A row, and its blocks."""
     row = np.zeros(1, ROW)
     row["reader"], row["start"], row["length"], row["emits"] = reader, start, length, 1
-    row["adapter"], row["strength"] = 0 if reader is Reader.EXPERT else NONE, 1
+    row["adapters"], row["strengths"] = NONE, 1
+    row["adapters"][:, 0] = 0 if reader is Reader.EXPERT else NONE
     return row, np.arange(blocks_for(start + length), dtype=np.int32)
 
 

@@ -122,7 +122,7 @@ class Bench:
             rows = step.rows.copy()
             of_expert = rows["reader"] == Reader.EXPERT
             numbers = np.arange(of_expert.sum())
-            rows["adapter"][of_expert] = numbers % adapters if adapters else NONE
+            rows["adapters"][of_expert, 0] = numbers % adapters if adapters else NONE
             clock.now = defaultdict(float)
             clock.steps.append((len(step.choices), time.perf_counter(), clock.now))
             return self._execution.execute(dataclasses.replace(step, rows=rows))

@@ -32,6 +32,7 @@ BLOCK_TOKENS = 16  # as many as a panel of the CPU's kernels has lanes
 # Of beta and the like. Far beyond what is of use, and what float32 can still compute with: a score
 # that overflowed would have no place among the others.
 STRONGEST = 1000.0
+MAX_ADAPTERS = 4  # of one row
 NONE = -1  # where a column names a row, an adapter or a token, and there is none
 
 
@@ -48,8 +49,8 @@ ROW = np.dtype(
         ("reader", np.int32),  # Reader
         ("start", np.int32),  # tokens that its blocks hold already; 0 begins a new context
         ("length", np.int32),  # tokens that this step feeds
-        ("adapter", np.int32),  # adapter index, or NONE
-        ("strength", np.float32),  # factor of the adapter
+        ("adapters", np.int32, MAX_ADAPTERS),  # adapter indices, or NONE
+        ("strengths", np.float32, MAX_ADAPTERS),  # factor of each
         ("emits", np.int32),  # 1 if the logits after its last token are wanted
     ]
 )
@@ -67,6 +68,7 @@ CHOICE = np.dtype(
         ("alternatives", np.int32),  # how many of its best tokens the reader is asked for
         ("alpha", np.float32),
         ("beta", np.float32),
+        ("divergence", np.int32),  # 1 if beta is times how far expert and base are apart
         ("temperature", np.float32),
         ("top_p", np.float32),
         ("min_p", np.float32),

@@ -2,7 +2,7 @@
 
 ColdError
 ├── InvalidRequestError     INVALID_ARGUMENT   the request is malformed; names the field
-├── UnknownAdapterError     NOT_FOUND          no adapter of that name is served
+│   └── UnknownAdapterError     NOT_FOUND      no adapter of that name is served
 ├── OverloadedError         UNAVAILABLE        the queue is full, or the wait too long
 ├── DeadlineError           DEADLINE_EXCEEDED  the request's deadline has passed
 ├── ShuttingDownError       UNAVAILABLE        the server is stopping
@@ -58,9 +58,14 @@ class InvalidRequestError(ColdError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
+        self._message = message
+
+    def at(self, field: str) -> InvalidRequestError:
+        """The same error of another field."""
+        return type(self)(field, self._message)
 
 
-class UnknownAdapterError(ColdError):
+class UnknownAdapterError(InvalidRequestError):
     """The named adapter is not served."""
 
     code = ErrorCode.NOT_FOUND

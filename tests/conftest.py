@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ if choose_device("auto").type == "cpu":
     # Read when triton-lang is first imported, by transformers for one: its kernels then run in its
     # interpreter.
     os.environ["TRITON_INTERPRET"] = "1"
+
+from safetensors.torch import load_file, save_file
 
 from cold_backend.config import Settings
 from cold_backend.server.process import Endpoints, ServerProcess, wait_until
@@ -73,20 +76,34 @@ def adapter(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
+def second_adapter(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that changes the same layers otherwise."""
+    path = tmp_path_factory.mktemp("adapters") / "flipped"
+    path.mkdir()
+    shutil.copy(adapter / "adapter_config.json", path)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    for name, weight in weights.items():
+        if "lora_B" in name:
+            weights[name] = weight.flip(0).contiguous() / 2
+    save_file(weights, path / "adapter_model.safetensors")
+    return path
+
+
+@pytest.fixture(scope="session")
 def tokenizer(base_model: Path) -> Tokenizer:
     return Tokenizer(str(base_model), 49152)
 
 
 @pytest.fixture(scope="session")
 def reference(
-    base_model: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory
+    base_model: Path, adapter: Path, second_adapter: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Reference:
     memory = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         memory = memory.parent  # of all processes of this run
     memory /= "reference"
     memory.mkdir(exist_ok=True)
-    return Reference(base_model, adapter, memory)
+    return Reference(base_model, adapter, memory, second_adapter)
 
 
 @pytest.fixture(scope="session")
@@ -95,10 +112,12 @@ def prompts(tokenizer: Tokenizer) -> list[Prompt]:
 
 
 @pytest.fixture(scope="session", params=["fused", "ensemble"])
-def server(request: pytest.FixtureRequest, base_model: Path, adapter: Path) -> Iterator[Server]:
+def server(
+    request: pytest.FixtureRequest, base_model: Path, adapter: Path, second_adapter: Path
+) -> Iterator[Server]:
     settings = Settings(
         base_model=str(base_model),
-        adapters={"equations": str(adapter)},
+        adapters={"equations": str(adapter), "flipped": str(second_adapter)},
         dtype="float32",
         execution=request.param,
         max_context=640,

@@ -19,20 +19,26 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
 
+Strengths = tuple[float, float]  # of the adapter and the second
+
 
 @dataclass(frozen=True)
 class Decoding:
-    """`base`, `greedy`, or `cold` with alpha and beta; the strength of the adapter.
+    """`base`, `greedy`, or `cold` with alpha and beta; the strengths of adapter and second adapter.
 
-    Of the amateur: its prompt, if it is not the expert's, and the strength of its adapter.
+    Of the amateur: its prompt, if it is not the expert's, and its strengths. With `divergence` beta
+    is times the Jensen-Shannon divergence of expert and amateur, in bits.
     """
 
     name: str
     alpha: float = 0.1
     beta: float = 0.5
     lora_scale: float = 1.0
+    second_scale: float = 0.0
     amateur_ids: tuple[int, ...] = ()
     amateur_scale: float = 0.0
+    amateur_second_scale: float = 0.0
+    divergence: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,28 +64,45 @@ def distribution(expert: torch.Tensor, base: torch.Tensor, decoding: Decoding) -
     if decoding.name == "greedy":
         return probs.log()
     valid = probs >= decoding.alpha * probs.max(1, keepdim=True).values * (1 - 1e-6)
-    scores = expert + decoding.beta * (expert - base)
+    scores = expert + strength_of(decoding, expert, base) * (expert - base)
     contrast = scores.masked_fill(~valid, -math.inf).softmax(1)
     mass = probs.masked_fill(~valid, 0).sum(1, keepdim=True)
     return torch.where(valid, mass * contrast, probs).log()
+
+
+def strength_of(decoding: Decoding, expert: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+    """Beta [n, 1] at the step of each of the logits [n, vocab]."""
+    if not decoding.divergence:
+        return torch.full((len(expert), 1), decoding.beta)
+    p, q = expert.double().softmax(1), base.double().softmax(1)
+    middle = (p + q) / 2
+    kl = (torch.special.xlogy(x, x) - torch.special.xlogy(x, middle) for x in (p, q))
+    return decoding.beta * sum(kl, torch.zeros(())).sum(1, keepdim=True) / (2 * math.log(2))
 
 
 class Reference:
     """Decodes greedily; computes each prompt once, and remembers what it has decoded already.
 
     Args:
+        base_model: directory.
+        adapter: directory.
         memory: directory of what has been decoded, which several processes may share.
+        second: directory of another adapter; None if no decoding has one.
     """
 
-    def __init__(self, base_model: Path, adapter: Path, memory: Path) -> None:
+    def __init__(
+        self, base_model: Path, adapter: Path, memory: Path, second: Path | None = None
+    ) -> None:
         from peft import PeftModel  # seconds, which only those wait for who need it
 
         base = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32)
-        self._model: Any = PeftModel.from_pretrained(base, adapter).eval()
+        self._model: Any = PeftModel.from_pretrained(base, adapter, adapter_name="first").eval()
+        if second:
+            self._model.load_adapter(second, adapter_name="second")
         eos = base.generation_config.eos_token_id
         self.eos = set(eos if isinstance(eos, list) else [eos])
         self._memory = memory
-        self._prompts: dict[tuple[tuple[int, ...], float], tuple[torch.Tensor, Any]] = {}
+        self._prompts: dict[tuple[tuple[int, ...], Strengths], tuple[torch.Tensor, Any]] = {}
 
     def decode(
         self, ids: tuple[int, ...], decoding: Decoding, count: int, answer: Sequence[int] = ()
@@ -111,7 +134,7 @@ class Reference:
     @torch.inference_mode()
     def all_logits(self, ids: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         """Expert's and base's logits after each token, [n, vocab] each."""
-        expert, base = (self._forward(ids, None, strength) for strength in (1.0, 0.0))
+        expert, base = (self._forward(ids, None, (strength, 0.0)) for strength in (1.0, 0.0))
         return expert.logits[0], base.logits[0]
 
     def _remembered(self, key: object, compute: Callable[[], list[int]]) -> list[int]:
@@ -161,7 +184,7 @@ class Reference:
         stopping = {"true": True, "false": False}.get(beams.early_stopping, "never")
         cache = None
         if len(ids) > 1:
-            _, cache = self._after(ids, 1.0)
+            _, cache = self._after(ids, (1.0, 0.0))
             cache.crop(-1)  # generate computes the last token itself
             cache.batch_repeat_interleave(beams.width)
         found: list[int] = self._model.generate(
@@ -177,32 +200,36 @@ class Reference:
         )[0, len(ids) :].tolist()
         return found
 
-    def _after(self, ids: tuple[int, ...], strength: float) -> tuple[torch.Tensor, Any]:
+    def _after(self, ids: tuple[int, ...], strengths: Strengths) -> tuple[torch.Tensor, Any]:
         """Logits after the prompt, [1, vocab], and a KV cache of it that may be changed."""
-        key = (ids, strength)
+        key = (ids, strengths)
         if key not in self._prompts:
-            out = self._forward(ids, None, strength)
+            out = self._forward(ids, None, strengths)
             self._prompts[key] = out.logits[0, -1:].clone(), out.past_key_values
         logits, cache = self._prompts[key]
         return logits, copy.deepcopy(cache)
 
-    def _forward(self, ids: Sequence[int], cache: Any, strength: float) -> Any:
-        """With the adapter at a strength; 0 is the base."""
-        with self._scaled(strength) if strength else self._model.disable_adapter():
+    def _forward(self, ids: Sequence[int], cache: Any, strengths: Strengths) -> Any:
+        """With the adapters at their strengths; 0 is none."""
+        used = {n: s for n, s in zip(("first", "second"), strengths, strict=True) if s}
+        with self._scaled(used) if used else self._model.disable_adapter():
             return self._model(torch.tensor([ids]), past_key_values=cache, use_cache=True)
 
     @contextmanager
-    def _scaled(self, strength: float) -> Iterator[None]:
+    def _scaled(self, used: dict[str, float]) -> Iterator[None]:
+        """PEFT adds up what several active adapters change."""
+        self._model.base_model.set_adapter([*used])
         scalings = [m.scaling for m in self._model.modules() if hasattr(m, "scaling")]
         scalings = [scaling for scaling in scalings if isinstance(scaling, dict)]
         trained = [dict(scaling) for scaling in scalings]
         for scaling in scalings:
-            scaling.update({name: strength * value for name, value in scaling.items()})
+            scaling.update({n: used.get(n, 0.0) * value for n, value in scaling.items()})
         try:
             yield
         finally:
             for scaling, as_trained in zip(scalings, trained, strict=True):
                 scaling.update(as_trained)
+            self._model.base_model.set_adapter(["first"])
 
 
 class _Writing:
@@ -214,9 +241,17 @@ class _Writing:
 
     def __init__(self, reference: Reference, ids: tuple[int, ...], decoding: Decoding) -> None:
         self._reference, self._decoding = reference, decoding
-        expert = ids, decoding.lora_scale
-        amateur = decoding.amateur_ids or ids, decoding.amateur_scale
-        read = {"base": [(ids, 0.0)], "greedy": [expert]}.get(decoding.name, [expert, amateur])
+        expert = ids, (decoding.lora_scale, decoding.second_scale)
+        amateur = (
+            decoding.amateur_ids or ids,
+            (
+                decoding.amateur_scale,
+                decoding.amateur_second_scale,
+            ),
+        )
+        read = {"base": [(ids, (0.0, 0.0))], "greedy": [expert]}.get(
+            decoding.name, [expert, amateur]
+        )
         after = [reference._after(*one) for one in read]
         self._caches = [
             (cache, strength) for (_, cache), (_, strength) in zip(after, read, strict=True)
@@ -235,7 +270,8 @@ class _Writing:
         if len(logits) == 2:
             decoding = self._decoding
             expert, base = logits
-            scores = (1 + decoding.beta) * expert - decoding.beta * base
+            beta = strength_of(decoding, expert, base)
+            scores = (1 + beta) * expert - beta * base
             cutoff = math.log(decoding.alpha) + expert.max(1, keepdim=True).values
             scores = scores.masked_fill(expert < cutoff, -math.inf)
         else:

@@ -13,6 +13,7 @@ from cold_backend.contract import (
     CHOICE,
     COPY,
     COUNT,
+    MAX_ADAPTERS,
     NONE,
     ROW,
     Int32Array,
@@ -29,8 +30,8 @@ from cold_kernels import Mode
 BOTH = (Reader.EXPERT, Reader.BASE)
 SLOT_TOKENS = 96
 _ROW: dict[str, Any] = dict.fromkeys(ROW.names or (), 0) | {
-    "adapter": NONE,
-    "strength": 1.0,
+    "adapters": [NONE] * MAX_ADAPTERS,
+    "strengths": [1.0] * MAX_ADAPTERS,
     "emits": 1,
 }
 _CHOICE: dict[str, Any] = dict.fromkeys(CHOICE.names or (), 0) | {
@@ -47,11 +48,27 @@ _CHOICE: dict[str, Any] = dict.fromkeys(CHOICE.names or (), 0) | {
 def rows(*columns: Mapping[str, float], readers: Sequence[Reader] = (Reader.EXPERT,)) -> Table:
     """Rows that each of the readers has; the base's have no adapter.
 
-    A column `slot` is the row's blocks: see `slot_blocks`.
+    A column `slot` is the row's blocks: see `slot_blocks`. `adapter` and `strength` are those of a
+    row that has one.
     """
-    return table(
-        ROW, [{k: v for k, v in one.items() if k != "slot"} for one in _each(columns, readers)]
-    )
+    return table(ROW, [_row(**one) for one in _each(columns, readers)])
+
+
+def _row(
+    *, slot: int = 0, adapter: int = NONE, strength: float = 1.0, **columns: Any
+) -> dict[str, Any]:
+    if adapter != NONE:
+        columns |= several((adapter, strength))
+    return columns
+
+
+def several(*used: tuple[int, float]) -> dict[str, Any]:
+    """The columns of a row with these adapter indices and strengths."""
+    free = MAX_ADAPTERS - len(used)
+    return {
+        "adapters": [index for index, _ in used] + [NONE] * free,
+        "strengths": [strength for _, strength in used] + [1.0] * free,
+    }
 
 
 def blocks(
@@ -79,11 +96,10 @@ def pool_of(slots: int) -> int:
     return slots * len(BOTH) * blocks_for(SLOT_TOKENS)
 
 
-def _each(
-    columns: Sequence[Mapping[str, float]], readers: Sequence[Reader]
-) -> list[dict[str, float]]:
+def _each(columns: Sequence[Mapping[str, Any]], readers: Sequence[Reader]) -> list[dict[str, Any]]:
+    nothing = {"adapter": NONE, "adapters": _ROW["adapters"]}
     return [
-        {**_ROW, "reader": reader, **one, **({"adapter": NONE} if reader is Reader.BASE else {})}
+        {**_ROW, "reader": reader, **one, **(nothing if reader is Reader.BASE else {})}
         for reader in readers
         for one in columns
     ]

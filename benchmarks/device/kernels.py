@@ -87,8 +87,8 @@ def lora(bench: Bench, tokens: int, inputs: int, outputs: int) -> Case:
             "b": b,
             "scale": torch.ones(_ADAPTERS, device=device),
             "rank": torch.full((_ADAPTERS,), RANK, dtype=torch.int32, device=device),
-            "index": index,
-            "strength": torch.ones(tokens, device=device),
+            "index": index[None],
+            "strength": torch.ones((1, tokens), device=device),
         }
         return lambda: bench.ops.lora_apply(y, x, **named)
 
@@ -154,8 +154,8 @@ def project(bench: Bench, tokens: int) -> Case:
         weight = bench.ops.packing.pack(torch.randn(outputs, hidden, dtype=dtype, device=device))
         nothing: dict[str, Any] = {"a": [], "b": [], "scale": None, "rank": None}
         used: dict[str, Any] = {
-            "index": torch.full((tokens,), -1, dtype=torch.int32, device=device),
-            "strength": torch.ones(tokens, device=device),
+            "index": torch.full((1, tokens), -1, dtype=torch.int32, device=device),
+            "strength": torch.ones((1, tokens), device=device),
         }
         return lambda: bench.ops.project(
             x, weight, None, **nothing, **used, widths=[outputs // 2] * 2

@@ -146,12 +146,12 @@ def fed(
         emits: whether the logits are wanted.
     """
     rows = np.zeros((len(readers), len(spans)), ROW)
-    rows["start"], rows["length"], rows["adapter"] = np.array(spans)[:, 1:].T
-    rows["strength"], rows["emits"] = 1, emits
+    rows["adapters"], rows["strengths"], rows["emits"] = NONE, 1, emits
+    rows["start"], rows["length"], rows["adapters"][:, :, 0] = np.array(spans)[:, 1:].T
     for place, reader in enumerate(readers):
         rows[place]["reader"] = reader
         if reader is Reader.BASE:
-            rows[place]["adapter"] = NONE
+            rows[place]["adapters"] = NONE
     tables = [
         np.arange(blocks_for(start + length), dtype=np.int32) * (len(BOTH) * sequences)
         + (reader * sequences + sequence)

@@ -88,8 +88,8 @@ def lora(ops: Ops, rows: int, hidden: int, adapters: int, rank: int, device: tor
         "b": torch.stack([layer.lora_B[name].weight.T for name in names[:adapters]]).contiguous(),
         "scale": torch.ones(adapters, device=device),
         "rank": torch.full((adapters,), rank, dtype=torch.int32, device=device),
-        "index": torch.arange(rows, dtype=torch.int32, device=device) % adapters,
-        "strength": torch.ones(rows, device=device),
+        "index": torch.arange(rows, dtype=torch.int32, device=device)[None] % adapters,
+        "strength": torch.ones((1, rows), device=device),
     }
     return Case(
         f"lora_apply {rows} rows, hidden {hidden}",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 DecodingName = Literal["cold", "greedy", "base", "beam", "cold_beam"]
 Stopping = Literal["true", "false", "never"]
+BetaRule = Literal["fixed", "divergence"]
 
 
 def _input(
@@ -36,6 +37,8 @@ class Request:
 
     Attributes:
         continuation: what the answer has to be; with `return_log_probs` its probability is told.
+        lora_names: several adapters at once, up to 4, in place of `lora_name`.
+        lora_scales: the strength of each of them; 1 is as trained.
         deadline_s: seconds from acceptance to the end of the answer, queueing included; above 0.
         logit_bias: token ids, and what is added to their logits; -100 to 100.
         top_logprobs: how many of the most probable tokens are told with each; 0 to 20.
@@ -54,7 +57,12 @@ class Request:
         option="a token is valid from this share of the highest expert probability, (0, 1]",
     )
     beta: float | None = _input("FP32", option="strength of the contrast, from 0")
+    beta_rule: BetaRule | None = _input(
+        "BYTES", option="fixed, or divergence: beta times how far expert and amateur are apart"
+    )
     lora_scale: float | None = _input("FP32", option="strength of the adapter, 1 is as trained")
+    lora_names: Sequence[str] | None = _input("BYTES", many=True)
+    lora_scales: Sequence[float] | None = _input("FP32", many=True)
     amateur_text_input: str | None = _input("BYTES", option="a prompt of the amateur's own")
     amateur_messages: Sequence[Mapping[str, str]] | None = _input("BYTES")
     amateur_input_ids: Sequence[int] | None = _input("INT64", many=True)
@@ -222,6 +230,6 @@ class Model:
     adapters: tuple[str, ...] = ()
     adapters_dir: bool = False
     default_adapter: str | None = None
-    adapter_defaults: Mapping[str, Mapping[str, str | float]] = field(default_factory=dict)
+    adapter_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     base_model: str | None = None
     max_context: int | None = None

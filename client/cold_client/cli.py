@@ -155,7 +155,7 @@ def _model_lines(model: Model) -> list[str]:
         )
         lines.append(f"  adapters: {', '.join(named)}")
         for name, values in model.adapter_defaults.items():
-            given = ", ".join(f"{field} {value}" for field, value in values.items())
+            given = ", ".join(f"{field} {_shown(value)}" for field, value in values.items())
             lines.append(f"  defaults of {name}: {given}")
     if model.adapters_dir:
         lines.append("  and those in the server's folder")
@@ -166,9 +166,16 @@ def _model_lines(model: Model) -> list[str]:
     return lines
 
 
+def _shown(default: Any) -> str:
+    """A default of an adapter: a text, a number or, of the amateur, several."""
+    return json.dumps(default) if isinstance(default, dict) else str(default)
+
+
 def _request(arguments: argparse.Namespace) -> Request:
     given = vars(arguments)
     values = {field.name: given[field.name] for field in fields(Request) if field.name in given}
+    if arguments.mix:
+        values["lora_names"], values["lora_scales"] = map(list, zip(*arguments.mix, strict=True))
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     if not arguments.chat:
         return Request(text_input=prompt, **values)
@@ -246,10 +253,20 @@ def _header(text: str) -> tuple[str, str]:
     return name, value.strip()
 
 
+def _part(text: str) -> tuple[str, float]:
+    name, colon, strength = text.partition(":")
+    try:
+        return name, float(strength) if colon else 1.0
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be NAME or NAME:NUMBER, got {text!r}") from None
+
+
 def _add_request(command: argparse.ArgumentParser) -> None:
     command.add_argument("prompt", metavar="PROMPT", help="the prompt; - reads standard input")
     command.add_argument("--chat", action="store_true", help="send prompts as a user's messages")
     command.add_argument("--adapter", dest="lora_name", metavar="NAME")
+    mix = "an adapter and its strength, of several at once; may be given up to 4 times"
+    command.add_argument("--mix", type=_part, action="append", metavar="NAME[:N]", help=mix)
     for one in fields(Request):
         if one.metadata["option"]:
             command.add_argument(

@@ -87,7 +87,7 @@ class AdapterCatalogue:
             None if `read` or `reading` has to look at its files.
 
         Raises:
-            InvalidRequestError: it is known that it cannot be used.
+            InvalidRequestError: it is known that it cannot be used; of `lora_name`, as all here.
         """
         served = self._fixed.get(name)
         if served is not None:

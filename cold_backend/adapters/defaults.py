@@ -4,33 +4,55 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from cold_backend.adapters.files import AdapterFile, find_stamp
+from cold_backend.config import is_adapter_name
 from cold_backend.protocol.inputs import INPUTS
 
 FILE = "cold.json"
-_DECODINGS = ("cold", "greedy")
+PARTS = ("system", "context")  # of a prompt
+_CHOICES = {"decoding": ("cold", "greedy"), "beta_rule": INPUTS["beta_rule"].choices}
 _TUNING = "tuning"  # notes of who tuned; nothing here reads them
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterDefaults:
-    """What requests that do not say otherwise get; the fields are the inputs of the same name.
+class AmateurRule:
+    """What to contrast with, whatever the prompt is; the key `amateur`.
 
-    All but `decoding` are numbers.
+    Attributes:
+        without: part of the prompt that the amateur does not see, see `requests.parts`.
+        last_tokens: it sees so many of the prompt's last ones; None for all.
+        lora_name: its adapter, empty for none; None for the expert's where it sees less than the
+            expert.
+        lora_scale: that one's strength; None for the expert's, or 1 of another.
     """
+
+    without: str | None = None
+    last_tokens: int | None = None
+    lora_name: str | None = None
+    lora_scale: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterDefaults:
+    """What requests that do not say otherwise get; the fields are the inputs of the same name, and
+    `amateur`."""
 
     decoding: str = INPUTS["decoding"].default
     alpha: float = INPUTS["alpha"].default
     beta: float = INPUTS["beta"].default
+    beta_rule: str = INPUTS["beta_rule"].default
     lora_scale: float = INPUTS["lora_scale"].default
+    amateur: AmateurRule | None = None
 
 
 NO_DEFAULTS = AdapterDefaults()  # of an adapter for which nobody has any
 _FIELDS = tuple(field.name for field in fields(AdapterDefaults))
+_OF_RULE = tuple(field.name for field in fields(AmateurRule))
 
 
 def read_defaults(adapter: Path, name: str = "") -> AdapterDefaults:
@@ -56,33 +78,68 @@ def read_defaults(adapter: Path, name: str = "") -> AdapterDefaults:
 
 
 def _defaults(values: dict[str, object]) -> AdapterDefaults:
-    known = (*_FIELDS, _TUNING)
-    for key in values:
-        if key not in known:
-            raise ValueError(f"{key[:64]!r}: unknown key; known are {', '.join(known)}")
+    _check_keys("", values, (*_FIELDS, _TUNING))
     found: dict[str, Any] = {key: values[key] for key in _FIELDS if key in values}
     for key, value in found.items():
-        if key == "decoding":
-            _check_decoding(value)
+        if key == "amateur":
+            found[key] = _amateur(value)
+        elif key in _CHOICES:
+            _check_choice(key, value, _CHOICES[key])
         else:
-            found[key] = _number(key, value)
+            found[key] = _number(key, value, key)
     return AdapterDefaults(**found)
 
 
-def _check_decoding(value: object) -> None:
-    if value not in _DECODINGS:
-        raise ValueError(
-            f"decoding: must be one of {', '.join(_DECODINGS)}, got {repr(value)[:64]}"
-        )
+def _amateur(values: object) -> AmateurRule:
+    if not isinstance(values, dict) or not values:
+        raise ValueError(f"amateur: must be an object with one at least of {', '.join(_OF_RULE)}")
+    _check_keys("amateur.", values, _OF_RULE)
+    if "without" in values and "last_tokens" in values:
+        raise ValueError("amateur.last_tokens: not with without")
+    found = dict(values)
+    for key, value in values.items():
+        name = f"amateur.{key}"
+        if key == "without":
+            _check_choice(name, value, PARTS)
+        elif key == "lora_name":
+            if value != "" and not (isinstance(value, str) and is_adapter_name(value)):
+                raise ValueError(f"{name}: must be empty or an adapter's name, got {_shown(value)}")
+        else:
+            found[key] = _number(name, value, f"amateur_{key}")
+    if "last_tokens" in found:
+        found["last_tokens"] = _whole("amateur.last_tokens", found["last_tokens"])
+    return AmateurRule(**found)
 
 
-def _number(key: str, value: object) -> float:
+def _check_keys(prefix: str, values: Mapping[str, object], known: Sequence[str]) -> None:
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{prefix + key[:64]!r}: unknown key; known are {', '.join(known)}")
+
+
+def _check_choice(key: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{key}: must be one of {', '.join(choices)}, got {_shown(value)}")
+
+
+def _number(key: str, value: object, field: str) -> float:
+    """A number that the request's field may have."""
     number = math.nan
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         with contextlib.suppress(OverflowError):
             number = float(value)
     if not math.isfinite(number):
-        raise ValueError(f"{key}: must be a finite number, got {repr(value)[:64]}")
-    if refusal := INPUTS[key].refusal(number):
+        raise ValueError(f"{key}: must be a finite number, got {_shown(value)}")
+    if refusal := INPUTS[field].refusal(number):
         raise ValueError(f"{key}: {refusal}")
     return number
+
+
+def _whole(key: str, number: float) -> int:
+    if number != int(number) or number >= 2**31:
+        raise ValueError(f"{key}: must be a whole number below 2^31, got {number:g}")
+    return int(number)
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:64]

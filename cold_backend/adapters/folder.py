@@ -55,7 +55,7 @@ class AdapterFolder:
         others = [other for other in self._names if other not in self._fixed]
         shown = others[:_SHOWN] + ["…"] * (len(others) > _SHOWN)
         known = ", ".join([*self._fixed, *shown]) or "none"
-        return UnknownAdapterError(f"lora_name: no adapter {name!r}; served are: {known}")
+        return UnknownAdapterError("lora_name", f"no adapter {name!r}; served are: {known}")
 
     def _list(self) -> list[str]:
         """Names of directories that have an adapter's configuration."""

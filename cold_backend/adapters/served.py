@@ -27,8 +27,8 @@ class ServedAdapter:
     defaults: AdapterDefaults = field(default=AdapterDefaults(), compare=False)
 
 
-def load_error(report: AdapterReport) -> ColdError:
-    """What requests are told whose adapter could not be loaded."""
+def load_error(report: AdapterReport, field: str) -> ColdError:
+    """What a request is told whose field names an adapter that could not be loaded."""
     if report.passing:
         return AdapterUnreadableError(report.name, report.problem)
-    return InvalidRequestError("lora_name", report.problem)
+    return InvalidRequestError(field, report.problem)

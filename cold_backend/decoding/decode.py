@@ -7,7 +7,7 @@ the device in one copy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ def decode(ops: Ops, step: Step, logits: Tensor, room: int = _ROOM) -> StepResul
     if not len(choices):
         return StepResult(table(PICK, []), table(CANDIDATE, []))
     own = Logits.of(step, logits)
+    own = replace(own, beta=_beta(ops, step, own))
     allowed = own.biased(step.biases)
     chosen = _choose(ops, step, allowed, room)
     expert, base = _score(ops, step, own, chosen)
@@ -67,6 +68,17 @@ def decode(ops: Ops, step: Step, logits: Tensor, room: int = _ROOM) -> StepResul
         picks[name] = np.where(meant & (token >= 0), found, np.float32(np.nan))
     candidates = candidates_of(step, ranked[: len(beams)])
     return StepResult(picks, candidates, alternatives_of(step, ranked[len(beams) :]))
+
+
+def _beta(ops: Ops, step: Step, own: Logits) -> Tensor:
+    """[E] the strength of each contrast at this step."""
+    choices = step.choices
+    ruled = np.flatnonzero((choices["divergence"] != 0) & (choices["mode"] == Mode.COLD))
+    if not len(ruled):
+        return own.beta
+    apart = ops.divergence(take_rows(own.expert, ruled), take_rows(own.base, ruled))
+    at = torch.from_numpy(ruled).to(apart.device)
+    return own.beta.index_copy(0, at, own.beta[at] * apart)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from itertools import islice
 
 from cold_backend.adapters.served import ServedAdapter
 from cold_backend.contract import AdapterChange, AdapterReport
+from cold_backend.errors import UnknownAdapterError
 
 
 class AdapterSlots:
@@ -40,6 +41,10 @@ class AdapterSlots:
         """Whether the models have not reported on all that they have to load."""
         return bool(self._loading)
 
+    def can_hold(self, names: Sequence[str]) -> bool:
+        """Whether there is room for all of these at once."""
+        return len({*names} - self._fixed.keys()) <= self._room
+
     def is_ready(self, adapter: ServedAdapter) -> bool:
         """Whether the models have it, so that it can be taken."""
         if not adapter.path:
@@ -47,9 +52,13 @@ class AdapterSlots:
         index = self._index(adapter)
         return index is not None and index not in self._loading
 
-    def has(self, index: int | None) -> bool:
-        """Whether the models have what an index stands for; None is the base model alone."""
-        return index not in self._loading
+    def has_place(self, adapter: ServedAdapter) -> bool:
+        """Whether it is in the models, or on its way into them."""
+        return not adapter.path or self._index(adapter) is not None
+
+    def has(self, indices: Iterable[int]) -> bool:
+        """Whether the models have what indices stand for."""
+        return self._loading.keys().isdisjoint(indices)
 
     def prepare(self, wanted: Iterable[ServedAdapter]) -> None:
         """Has adapters loaded for which there is room now.
@@ -67,19 +76,19 @@ class AdapterSlots:
                     return
                 self._put(index, adapter)
 
-    def take(self, adapter: ServedAdapter) -> int | None:
-        """The index of an adapter that is ready, until `give_back`; None for the base alone."""
-        if not adapter.path:
-            return self._fixed[adapter.name] if adapter.name else None
-        index = self._index(adapter)
-        if index is None or index in self._loading:
-            raise ValueError(f"adapter {adapter.name} is not ready")
-        self._users[index] += 1
-        return index
+    def take(self, adapters: Sequence[ServedAdapter]) -> tuple[int, ...]:
+        """The indices of adapters that are ready, until `give_back`."""
+        for adapter in adapters:
+            if not self.is_ready(adapter):
+                raise ValueError(f"adapter {adapter.name} is not ready")
+        indices = tuple(map(self._taken, adapters))
+        for index in self._users.keys() & indices:
+            self._users[index] += 1
+        return indices
 
-    def give_back(self, index: int | None) -> None:
-        """Says that a sequence is done with an index."""
-        if index is not None and index in self._users:
+    def give_back(self, indices: Iterable[int]) -> None:
+        """Says that a sequence is done with indices."""
+        for index in self._users.keys() & indices:
             self._users[index] -= 1
             self._held[index] = self._held.pop(index)
             if not self._users[index] and self._is_outdated(index):
@@ -123,6 +132,12 @@ class AdapterSlots:
                 del self._loading[index]
                 self._untold.discard(index)
                 self._drop(index)
+
+    def _taken(self, adapter: ServedAdapter) -> int:
+        index = self._index(adapter) if adapter.path else self._fixed.get(adapter.name)
+        if index is None:
+            raise UnknownAdapterError("lora_name", f"no adapter {adapter.name!r}")
+        return index
 
     def _index(self, adapter: ServedAdapter) -> int | None:
         return next((index for index, held in self._held.items() if held == adapter), None)

@@ -185,7 +185,8 @@ class Engine:
         for done in outcome.done:
             self._deliver(done, executed_s)
         if not outcome.done and not chunks:
-            self._fail_unready(StepError(_FAILED))
+            for sequence in self._unready():
+                self._fail(sequence, StepError(_FAILED))
             self._scheduler.adapters.give_up()
         if outcome.done and chunks:
             delivered_s = time.monotonic()
@@ -205,16 +206,19 @@ class Engine:
             change = adapters.settle(report)
             if change is not None and report.problem:
                 adapter = ServedAdapter(change.name, change.path, change.stamp)
-                self._fail_unready(load_error(report), adapter)
+                for sequence in self._unready(adapter):
+                    field = sequence.request.field_of(adapter.name)
+                    self._fail(sequence, load_error(report, field))
             elif change is not None:
                 self._telemetry.adapter_loaded(change)
 
-    def _fail_unready(self, error: ColdError, adapter: ServedAdapter | None = None) -> None:
-        """Fails what waits for an adapter to be loaded, or for any."""
-        for sequence in self._everything():
-            is_ready = self._scheduler.adapters.is_ready(sequence.adapter)
-            if not is_ready and adapter in (None, sequence.adapter):
-                self._fail(sequence, error)
+    def _unready(self, adapter: ServedAdapter | None = None) -> list[Sequence]:
+        """What waits for an adapter to be loaded, or for any."""
+        return [
+            sequence
+            for sequence in self._everything()
+            if adapter in (None, *sequence.adapters) and not self._lobby.is_ready(sequence)
+        ]
 
     def _deliver(self, done: Done, now_s: float) -> None:
         everything = done.take()
@@ -236,8 +240,8 @@ class Engine:
     def _deliver_to(self, sequence: Sequence, picked: Picked, now_s: float) -> None:
         tokens = picked.finite
         if tokens is None:
-            name = sequence.request.adapter
-            whose = f"the model's logits with adapter {name}" if name else "the model's logits"
+            names = ", ".join(sequence.request.adapter_names)
+            whose = f"the model's logits with adapter {names}" if names else "the model's logits"
             self._scheduler.memory.forget(sequence)
             self._fail(sequence, StepError(f"{whose} were not finite"))
             return

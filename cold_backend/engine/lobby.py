@@ -55,19 +55,29 @@ class Lobby:
 
     def admit(self) -> Iterator[Sequence]:
         """Lets those run whose turn it is, as long as there is room."""
-        adapters = self._scheduler.adapters
-        if any(sequence.adapter.path for sequence in self.queue):
+        if any(adapter.path for sequence in self.queue for adapter in sequence.adapters):
             turns = self.queue.order(time.monotonic())
-            adapters.prepare(sequence.adapter for sequence in turns)
+            self._scheduler.adapters.prepare(one for turn in turns for one in turn.adapters)
         while self.queue:
             now_s = time.monotonic()
-            sequence = self.queue.next(now_s, lambda s: adapters.is_ready(s.adapter))
-            if sequence is None or not self._scheduler.admit(sequence):
+            sequence = self.queue.next(now_s, lambda s: self.is_ready(s) or self._is_stuck(s))
+            if sequence is None or not self.is_ready(sequence):
+                return
+            if not self._scheduler.admit(sequence):
                 return  # smaller ones that came in between would keep it waiting for ever
             self.queue.take(sequence)
             sequence.admitted_s = now_s
             self.queue.charge(sequence.request.adapter, sequence.request.longest_prompt)
             yield sequence
+
+    def is_ready(self, sequence: Sequence) -> bool:
+        """Whether the models have its adapters."""
+        return all(map(self._scheduler.adapters.is_ready, sequence.adapters))
+
+    def _is_stuck(self, sequence: Sequence) -> bool:
+        """Whether there will be places for its adapters only if nobody else takes them again."""
+        adapters = self._scheduler.adapters
+        return not adapters.is_loading and not all(map(adapters.has_place, sequence.adapters))
 
     def release(self, sequence: Sequence, now_s: float, *, answered: bool) -> None:
         """Takes back what a sequence has, which was `answered` if it came to its end."""
@@ -115,24 +125,24 @@ class Lobby:
         if waited_s > self._admission.max_wait_s:
             return self._waited_too_long(sequence)
         if not self._scheduler.can_ever_run(sequence.request):
-            return _too_large(sequence.request)
+            return self._too_large(sequence.request)
         ahead = line.ahead_of(self._scheduler.claim_of(sequence.request))
         left_s = sequence.deadline_s - now_s
         return self._admission.hopeless(ahead, waited_s=waited_s, left_s=left_s)
 
     def _waited_too_long(self, sequence: Sequence) -> ColdError:
-        if self._scheduler.adapters.is_ready(sequence.adapter):
-            return self._admission.waited_too_long(len(self))
-        return AdapterUnreadableError(
-            sequence.adapter.name, f"was not loaded within {self._admission.max_wait_s:g} s"
-        )
+        is_ready, wait_s = self._scheduler.adapters.is_ready, self._admission.max_wait_s
+        for adapter in sequence.adapters:
+            if not is_ready(adapter):
+                return AdapterUnreadableError(adapter.name, f"was not loaded within {wait_s:g} s")
+        return self._admission.waited_too_long(len(self))
 
     def _check(self, waiter: Waiter) -> None:
         now_s = time.monotonic()
         request = waiter.request
         claim_of = self._scheduler.claim_of
         if not self._scheduler.can_ever_run(request):
-            raise _too_large(request)
+            raise self._too_large(request)
         line = self.line()
         for other in self.queue.ahead_of(waiter, now_s):
             line.join(claim_of(other.request), other.request.longest_prompt)
@@ -145,13 +155,16 @@ class Lobby:
             deadline_s=request.deadline_s,
         )
 
-
-def _too_large(request: GenerationRequest) -> InvalidRequestError:
-    """The models see to it that each has room for any single context."""
-    few = "more KV-cache blocks than there are"
-    if request.width > 1:
-        beams = f"{request.width} beams, prompt and max_tokens need {few}"
-        return InvalidRequestError("beam_width", beams)
-    return InvalidRequestError(
-        "amateur_lora_name", f"with an adapter, both prompts and max_tokens need {few} for adapters"
-    )
+    def _too_large(self, request: GenerationRequest) -> InvalidRequestError:
+        """The models see to it that each has room for any single context, and one adapter."""
+        few = "more KV-cache blocks than there are"
+        if not self._scheduler.adapters.can_hold(request.adapter_names):
+            field = request.field_of(request.adapter_names[-1])
+            return InvalidRequestError(field, "more adapters than the server can hold at once")
+        if request.width > 1:
+            beams = f"{request.width} beams, prompt and max_tokens need {few}"
+            return InvalidRequestError("beam_width", beams)
+        return InvalidRequestError(
+            "amateur_lora_name",
+            f"with an adapter, both prompts and max_tokens need {few} for adapters",
+        )

@@ -44,7 +44,7 @@ class Scheduler:
         self._max_sequences = max_sequences
         # The contexts of the one that waits for room. What they share is looked up at every step,
         # which takes time the first time alone.
-        self._waiting: dict[tuple[Sequence, int | None], tuple[Context, ...]] = {}
+        self._waiting: dict[tuple[Sequence, tuple[int, ...]], tuple[Context, ...]] = {}
 
     @classmethod
     def of(cls, settings: Settings) -> Scheduler:
@@ -68,29 +68,31 @@ class Scheduler:
     def can_ever_run(self, request: GenerationRequest) -> bool:
         """Whether there is enough memory for a request where nothing else runs."""
         sizes, needed = self.memory.sizes, self.memory.needs(request)
-        return all(need <= size for need, size in zip(needed, sizes, strict=True))
+        return self.adapters.can_hold(request.adapter_names) and all(
+            need <= size for need, size in zip(needed, sizes, strict=True)
+        )
 
     def admit(self, sequence: Sequence) -> bool:
-        """Lets a sequence run whose adapter is ready, if there is room for it."""
+        """Lets a sequence run whose adapters are ready, if there is room for it."""
         if sequence.width > self._places:
             return False
-        index = self.adapters.take(sequence.adapter)
-        if (sequence, index) not in self._waiting:
-            contexts = contexts_of(sequence.request, sequence.adapter, index)
-            self._waiting = {(sequence, index): contexts}
-        contexts = self._waiting[sequence, index]
+        indices = self.adapters.take(sequence.adapters)
+        if (sequence, indices) not in self._waiting:
+            adapters = dict(zip(sequence.adapters, indices, strict=True))
+            self._waiting = {(sequence, indices): contexts_of(sequence.request, adapters)}
+        contexts = self._waiting[sequence, indices]
         if not self.memory.admit(sequence, contexts):
-            self.adapters.give_back(index)
+            self.adapters.give_back(indices)
             return False
         self._waiting = {}
-        sequence.begin(contexts, index)
+        sequence.begin(contexts, indices)
         self.running.append(sequence)
         return True
 
     def release(self, sequence: Sequence) -> None:
         """Takes back what a sequence has."""
         self.memory.release(sequence)
-        self.adapters.give_back(sequence.adapter_index)
+        self.adapters.give_back(sequence.adapter_indices)
         self.running.remove(sequence)
         sequence.end()
 
@@ -100,7 +102,7 @@ class Scheduler:
         Sequences that generate go first, a token each, so that a long prompt never stalls them;
         prompts share what is left.
         """
-        ready = [s for s in self.running if self.adapters.has(s.adapter_index)]
+        ready = [s for s in self.running if self.adapters.has(s.adapter_indices)]
         fed = [(sequence, one) for sequence in ready for one in sequence.hypotheses]
         for sequence, one in fed:
             if one.pending > 1:

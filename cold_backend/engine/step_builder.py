@@ -14,6 +14,7 @@ from cold_backend.contract import (
     CHOICE,
     COPY,
     COUNT,
+    MAX_ADAPTERS,
     NONE,
     ROW,
     AdapterChange,
@@ -102,12 +103,13 @@ def _blocks(context: Context, length: int) -> list[int]:
 
 
 def _row(feed: Feed, context: Context, length: int) -> dict[str, Any]:
+    free = MAX_ADAPTERS - len(context.adapters)
     return {
         "reader": context.reader,
         "start": context.fed,
         "length": length,
-        "adapter": NONE if context.adapter is None else context.adapter,
-        "strength": context.strength,
+        "adapters": [index for index, _ in context.adapters] + [NONE] * free,
+        "strengths": [strength for _, strength in context.adapters] + [1.0] * free,
         "emits": feed.emits,
     }
 

@@ -10,27 +10,27 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cold_backend.contract import BLOCK_TOKENS, Int32Array, Int64Array, Table
+from cold_backend.contract import BLOCK_TOKENS, NONE, Int32Array, Int64Array, Table
 
 
 @dataclass(frozen=True, slots=True)
 class TokenAdapters:
-    """The adapter of each token, as the ops take it.
+    """The adapters of each token, A at most, as the ops take them.
 
     Attributes:
-        index: [T] int32 index in the model, -1 for none.
-        strength: [T] float32 factor of what the adapter adds.
+        index: [A, T] int32 indices in the model, -1 for none.
+        strength: [A, T] float32 factor of what each adds.
     """
 
     index: Tensor
     strength: Tensor
 
     def __len__(self) -> int:
-        return len(self.index)
+        return self.index.shape[1]
 
     def take(self, tokens: Tensor) -> TokenAdapters:
         """Those of some tokens, by their places [E]."""
-        return TokenAdapters(self.index[tokens], self.strength[tokens])
+        return TokenAdapters(self.index[:, tokens], self.strength[:, tokens])
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,14 @@ class Batch:
         counts = block_counts(rows)
         begins = np.cumsum(counts, dtype=np.int32) - counts
         spans = np.stack((begins, rows["start"], lengths), axis=1)
+        # Most steps have no row with several adapters, and then there is one column of them.
+        several = max(1, int((rows["adapters"] != NONE).sum(axis=1).max(initial=0)))
         return cls(
             tokens=tensor(tokens),
             positions=tensor(np.arange(len(tokens)) + np.repeat(shifts, lengths)),
             adapters=TokenAdapters(
-                index=tensor(np.repeat(rows["adapter"], lengths)),
-                strength=tensor(np.repeat(rows["strength"], lengths)),
+                index=tensor(np.repeat(rows["adapters"].T[:several], lengths, axis=1)),
+                strength=tensor(np.repeat(rows["strengths"].T[:several], lengths, axis=1)),
             ),
             last=tensor(ends[rows["emits"] != 0] - 1),
             spans=torch.from_numpy(spans),

@@ -209,6 +209,7 @@ def _rows(pieces: list[_Piece], adapter: int) -> Table:
     rows = np.zeros(len(pieces), ROW)
     rows["start"] = [piece.start for piece in pieces]
     rows["length"] = [piece.end - piece.start for piece in pieces]
-    rows["adapter"] = [adapter if piece.text else NONE for piece in pieces]
-    rows["strength"], rows["emits"] = 1, 1
+    rows["adapters"] = NONE
+    rows["adapters"][:, 0] = [adapter if piece.text else NONE for piece in pieces]
+    rows["strengths"], rows["emits"] = 1, 1
     return rows

@@ -158,7 +158,7 @@ class LanguageModel:
     def _warm_up(self, cache: KVCache) -> int:
         """Runs one token, which takes the cache's memory; returns how many bytes it is."""
         row = np.zeros(1, ROW)
-        row["length"], row["adapter"] = 1, NONE
+        row["length"], row["adapters"] = 1, NONE
         tokens, blocks = np.zeros(1, np.int64), np.zeros(1, np.int32)
         self._network.forward(Batch.of(tokens, row, blocks, self._network.device), cache)
         return cache.bytes

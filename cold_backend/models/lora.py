@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cold_backend.adapters.adapter import Adapter, LoraPair, features
 from cold_backend.adapters.loader import changeable
+from cold_backend.contract import NONE
 from cold_backend.models.batch import TokenAdapters
 from cold_backend.refusal import UnsupportedError
 from cold_kernels import Ops
@@ -104,12 +105,12 @@ def stack_pairs(pairs: Sequence[LoraPair | None], layer: nn.Module, *, rank: int
 
 
 def _of_no_tokens() -> TokenAdapters:
-    return TokenAdapters(torch.empty(0, dtype=torch.int32), torch.empty(0))
+    return TokenAdapters(torch.empty((1, 0), dtype=torch.int32), torch.empty((1, 0)))
 
 
 @dataclass
 class LoraBank:
-    """The adapters of one model, and which of them each token of the current forward uses.
+    """The adapters of one model, and which of them the tokens of the current forward use.
 
     Attributes:
         ops: the kernels.
@@ -183,7 +184,7 @@ class _LoraLayer(nn.Module):
 
 
 class LoraLinear(_LoraLayer):
-    """A linear layer (or GPT-2's Conv1D) plus the adapter of each token."""
+    """A linear layer (or GPT-2's Conv1D) plus the adapters of each token."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., N] -> [..., M]; for all tokens, or for those whose logits are wanted."""
@@ -205,18 +206,18 @@ class LoraLinear(_LoraLayer):
 
 
 class LoraEmbedding(_LoraLayer):
-    """An embedding plus the adapter of each token."""
+    """An embedding plus the adapters of each token."""
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [1, T] -> [1, T, M]"""
         y: Tensor = self.inner(ids)
         adapters, stack = self._bank.adapters_of(ids.numel()), self.stack
         factor = embedding_factor(self.inner)
-        for adapter in sorted(set(adapters.index.tolist())):
-            if adapter >= 0:
-                tokens = (adapters.index == adapter).nonzero()[:, 0]
+        for index, strength in zip(adapters.index, adapters.strength, strict=True):
+            for adapter in sorted(set(index.tolist()) - {NONE}):
+                tokens = (index == adapter).nonzero()[:, 0]
                 shrunk = stack.a[adapter][:, ids[0, tokens]].T.float()  # [t, K]
-                scale = stack.scale[adapter] * factor * adapters.strength[tokens, None]  # [t, 1]
+                scale = stack.scale[adapter] * factor * strength[tokens, None]  # [t, 1]
                 delta = scale * (shrunk @ stack.b[adapter].float())  # [t, M]
                 y[0, tokens] = (y[0, tokens].float() + delta).to(y.dtype)
         return y

@@ -67,7 +67,7 @@ def try_architecture(model: nn.Module) -> None:
         UnsupportedError: the code asks for what is not done here.
     """
     rows = np.zeros(2, ROW)
-    rows["length"], rows["emits"], rows["adapter"] = (2, 1), 1, NONE
+    rows["length"], rows["emits"], rows["adapters"] = (2, 1), 1, NONE
     blocks = np.arange(2, dtype=np.int32)
     try:
         network = PackedTransformer(model.to("meta"), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from cold_backend.contract import STRONGEST
+from cold_backend.contract import MAX_ADAPTERS, STRONGEST
 from cold_backend.protocol.tensors import Input
 
 MAX_BIASES = 1024  # tokens
@@ -64,10 +64,33 @@ INPUTS = _named(
     ),
     Input("beta", "FP32", "strength of the contrast", default=0.5, low=0, high=STRONGEST),
     Input(
+        "beta_rule",
+        "STRING",
+        "beta as it is, or [times how far expert and amateur are apart](#how-a-token-is-picked)",
+        default="fixed",
+        choices=("fixed", "divergence"),
+    ),
+    Input(
         "lora_scale",
         "FP32",
         "strength of the adapter, by which PEFT's `scaling` is multiplied; 0 is the base",
         default=1,
+        low=0,
+        high=8,
+    ),
+    Input(
+        "lora_names",
+        "STRING",
+        "[several adapters of the expert at once](#several-adapters); not with `lora_name`",
+        many=True,
+        allowed_note=f"1 to {MAX_ADAPTERS}, none twice",
+    ),
+    Input(
+        "lora_scales",
+        "FP32",
+        "the strength of each of `lora_names`",
+        many=True,
+        default_note="1 each",
         low=0,
         high=8,
     ),
@@ -97,13 +120,13 @@ INPUTS = _named(
         "STRING",
         "adapter of the amateur; empty: none",
         default_note="the expert's, if the amateur has a prompt of its own; else none",
-        allowed_note="the expert's, or empty",
+        allowed_note="as `lora_name`, or empty",
     ),
     Input(
         "amateur_lora_scale",
         "FP32",
         "its strength",
-        default_note="the expert's",
+        default_note="the expert's, with the expert's adapter; else 1",
         low=0,
         high=8,
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from cold_backend.adapters.served import ServedAdapter
 from cold_backend.contract import BLOCK_TOKENS, Reader
+from cold_backend.requests.mixture import Mixture
 from cold_backend.requests.request import GenerationRequest
 from cold_kernels import Mode
 
@@ -32,13 +33,13 @@ class Source(NamedTuple):
         role: what they are to the choice.
         reader: the language model that runs it.
         prompt: token ids.
-        strength: factor of the request's adapter; 0 is the base alone, to the last bit.
+        adapters: that it is read with, none of them at strength 0; none is the base, to the bit.
     """
 
     role: Role
     reader: Reader
     prompt: tuple[int, ...]
-    strength: float
+    adapters: Mixture
 
 
 def sources_of(request: GenerationRequest) -> tuple[Source, ...]:
@@ -46,16 +47,19 @@ def sources_of(request: GenerationRequest) -> tuple[Source, ...]:
     mode = Mode.COLD if request.return_contrast else request.sampling.mode
     if mode is Mode.BASE:
         return (_amateur_of(request),)
-    strength = request.lora_scale if request.adapter else 0.0
-    expert = Source(Role.EXPERT, Reader.EXPERT, request.prompt, strength)
+    expert = Source(Role.EXPERT, Reader.EXPERT, request.prompt, _felt(request.adapters))
     return (expert, _amateur_of(request)) if mode is Mode.COLD else (expert,)
 
 
 def _amateur_of(request: GenerationRequest) -> Source:
     own = request.amateur
-    if own and own.has_adapter:
-        return Source(Role.AMATEUR, Reader.EXPERT, own.prompt, own.lora_scale)
-    return Source(Role.AMATEUR, Reader.BASE, own.prompt if own else request.prompt, 0.0)
+    if own and own.adapters:
+        return Source(Role.AMATEUR, Reader.EXPERT, own.prompt, _felt(own.adapters))
+    return Source(Role.AMATEUR, Reader.BASE, own.prompt if own else request.prompt, ())
+
+
+def _felt(adapters: Mixture) -> Mixture:
+    return tuple((name, strength) for name, strength in adapters if strength)
 
 
 @dataclass(slots=True, eq=False)
@@ -66,8 +70,7 @@ class Context:
         role: what its logits are to the choice.
         reader: the language model that runs it.
         prompt: token ids; what it reads is these, then the output.
-        adapter: adapter index; None for the base model alone.
-        strength: factor of the adapter.
+        adapters: adapter indices and the factors of each; none for the base model alone.
         keys: what stands before the first block, then after each full one: equal keys, equal
             content of everything up to there.
         fed: tokens that its blocks hold.
@@ -80,8 +83,7 @@ class Context:
     role: Role
     reader: Reader
     prompt: tuple[int, ...]
-    adapter: int | None
-    strength: float
+    adapters: tuple[tuple[int, float], ...]
     keys: list[bytes]
     fed: int = 0
     reused: int = 0
@@ -120,29 +122,26 @@ class Context:
 
 
 def contexts_of(
-    request: GenerationRequest, adapter: ServedAdapter, index: int | None
+    request: GenerationRequest, adapters: Mapping[ServedAdapter, int]
 ) -> tuple[Context, ...]:
     """The contexts of a request's sources.
 
     Args:
         request: that is to be answered.
-        adapter: the request's, with the version of its files.
-        index: adapter index of it.
+        adapters: those it needs, with the version of their files and their adapter index.
     """
-    return tuple(
-        _context(source, adapter, index, request.cache_salt) for source in sources_of(request)
-    )
+    served = {adapter.name: (adapter, index) for adapter, index in adapters.items()}
+    return tuple(_context(source, served, request.cache_salt) for source in sources_of(request))
 
 
-def _context(source: Source, adapter: ServedAdapter, index: int | None, salt: str) -> Context:
-    strength = source.strength
-    content = (adapter.name, adapter.path, adapter.stamp, strength) if strength else None
+def _context(source: Source, served: dict[str, tuple[ServedAdapter, int]], salt: str) -> Context:
+    used = [(*served[name], strength) for name, strength in source.adapters]
+    content = [(one.name, one.path, one.stamp, strength) for one, _, strength in used]
     return Context(
         source.role,
         source.reader,
         source.prompt,
-        adapter=index if strength else None,
-        strength=strength or 1.0,
+        adapters=tuple((index, strength) for _, index, strength in used),
         keys=[_digest(repr((content, salt)).encode())],
     )
 

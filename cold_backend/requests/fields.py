@@ -65,6 +65,25 @@ def read_name(inputs: Inputs, name: str) -> str:
     return read_text(inputs, name, MAX_NAME_BYTES)
 
 
+def read_names(inputs: Inputs, name: str, most: int) -> tuple[str, ...]:
+    """Names of things, one at least and none of them empty."""
+    given = inputs[name].reshape(-1)
+    if not 1 <= len(given) <= most:
+        raise InvalidRequestError(name, f"must be 1 to {most} names, got {len(given)}")
+    names = tuple(_utf8(name, one, MAX_NAME_BYTES) for one in given)
+    if "" in names:
+        raise InvalidRequestError(name, "a name must not be empty")
+    return names
+
+
+def read_numbers(inputs: Inputs, name: str) -> tuple[float, ...]:
+    """Numbers, each in the field's range; none where it is absent."""
+    numbers = tuple(map(float, inputs[name].reshape(-1))) if name in inputs else ()
+    for number in numbers:
+        _check(name, number)
+    return numbers
+
+
 def read_choice(inputs: Inputs, name: str, default: str = "") -> str:
     """One of the field's choices; `default` stands in for the protocol's own."""
     chosen = read_name(inputs, name) or default or str(INPUTS[name].default)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cold_backend.adapters.defaults import NO_DEFAULTS, AdapterDefaults
+from cold_backend.adapters.defaults import NO_DEFAULTS, AdapterDefaults, AmateurRule
 from cold_backend.config import Settings
 from cold_backend.errors import InvalidRequestError
 from cold_backend.protocol.inputs import INPUTS
 from cold_backend.requests.amateur import (
-    has_own_prompt,
+    inputs_by_rule,
     read_amateur,
     read_amateur_prompt,
+    stands_alone,
+    uses_rule,
 )
 from cold_backend.requests.beam_fields import read_beam
 from cold_backend.requests.fields import (
@@ -26,6 +28,8 @@ from cold_backend.requests.fields import (
     read_text,
     read_words,
 )
+from cold_backend.requests.mixture import Mixture, read_mixture
+from cold_backend.requests.parts import unmarked, without
 from cold_backend.requests.prompt import PROMPTS, read_prompt
 from cold_backend.requests.request import Draft, GenerationRequest
 from cold_backend.requests.sampling import read_decoding, read_sampling
@@ -88,11 +92,11 @@ class RequestParser:
             (amateur_prompt.ids or _STAND_IN) if amateur_prompt else (),
             _STAND_IN if continuation else (),
         )
-        name = read_name(inputs, "lora_name") or self._settings.default_adapter
-        if request.sampling.mode is Mode.BASE:
-            name = read_name(inputs, "lora_name")
+        names = tuple(name for name, _ in read_mixture(others) or request.adapters)
+        if request.sampling.mode is Mode.BASE and not names:
+            names = tuple(filter(None, (read_name(inputs, "lora_name"),)))
         return Draft(
-            lora_name=name,
+            lora_names=names,
             prompt=prompt,
             amateur_prompt=amateur_prompt,
             continuation=continuation,
@@ -111,8 +115,13 @@ class RequestParser:
             InvalidRequestError: it has too many tokens, or none.
         """
         tokenizer, limit = self._tokenizer, self._settings.max_context
-        prompt = draft.prompt.tokens(tokenizer, limit - 1)
-        of_amateur = draft.amateur_prompt
+        rule, inputs = defaults.amateur or AmateurRule(), draft.inputs
+        of_expert = unmarked(draft.prompt, rule.without)
+        of_amateur = draft.amateur_prompt and unmarked(draft.amateur_prompt, rule.without)
+        if uses_rule(inputs, defaults):
+            of_amateur = without(draft.prompt, rule.without) if rule.without else None
+            inputs = {**inputs, **inputs_by_rule(rule)}
+        prompt = of_expert.tokens(tokenizer, limit - 1)
         amateur_prompt = of_amateur.tokens(tokenizer, limit - 1) if of_amateur else ()
         room = limit - max(len(prompt), len(amateur_prompt))
         continuation = tuple(
@@ -122,13 +131,13 @@ class RequestParser:
             raise InvalidRequestError(
                 "continuation", f"must have 1 to {room} tokens, got {len(continuation)}"
             )
-        request = self._request(draft.inputs, defaults, prompt, amateur_prompt, continuation)
-        bad_words = read_words(draft.inputs, "bad_words")
-        excluded = read_flag(draft.inputs, "exclude_input_in_output")
+        request = self._request(inputs, defaults, prompt, amateur_prompt, continuation)
+        bad_words = read_words(inputs, "bad_words")
+        excluded = read_flag(inputs, "exclude_input_in_output")
         return replace(
             request,
             bad_words=tuple(ids for word in bad_words for ids in self._spellings(word)),
-            echo="" if excluded else draft.prompt.text or tokenizer.decode(prompt),
+            echo="" if excluded else of_expert.text or tokenizer.decode(prompt),
         )
 
     def _request(
@@ -155,17 +164,14 @@ class RequestParser:
         if return_contrast and sampling.mode is Mode.BASE:
             raise InvalidRequestError("return_contrast", "not available with decoding base")
         read_words(inputs, "bad_words")
-        adapter = self._adapter(inputs, sampling.mode)
-        lora_scale = read_number(inputs, "lora_scale", defaults.lora_scale)
+        adapters = self._adapters(inputs, sampling.mode, defaults)
         return GenerationRequest(
             prompt=prompt,
-            adapter=adapter,
-            lora_scale=lora_scale,
+            adapters=adapters,
             amateur=read_amateur(
                 inputs,
                 mode=sampling.mode,
-                adapter=adapter,
-                lora_scale=lora_scale,
+                expert=adapters,
                 prompt=prompt,
                 own_prompt=amateur_prompt,
             ),
@@ -207,13 +213,15 @@ class RequestParser:
             raise InvalidRequestError(name, f"must have 1 to {most} tokens, got 0")
         return text
 
-    def _adapter(self, inputs: Inputs, mode: Mode) -> str:
-        name = read_name(inputs, "lora_name")
-        if mode is Mode.BASE:
-            return ""
+    def _adapters(self, inputs: Inputs, mode: Mode, defaults: AdapterDefaults) -> Mixture:
+        """The expert's; none with decoding base, or if expert and amateur differ all the same."""
+        several, name = read_mixture(inputs), read_name(inputs, "lora_name")
+        scale = read_number(inputs, "lora_scale", defaults.lora_scale)
+        if mode is Mode.BASE or several:
+            return several if mode is not Mode.BASE else ()
         name = name or self._settings.default_adapter
-        if not name and mode is Mode.COLD and has_own_prompt(inputs):
-            return ""  # expert and amateur are the base, which see different prompts
+        if not name and mode is Mode.COLD and stands_alone(inputs):
+            return ()
         if not name and self._settings.adapters_dir:
             raise InvalidRequestError("lora_name", "is needed, the server has no default adapter")
         if not name:
@@ -221,7 +229,7 @@ class RequestParser:
                 "decoding",
                 "must be base, or the amateur have a prompt of its own: the server has no adapter",
             )
-        return name
+        return ((name, scale),)
 
     def _spellings(self, word: str) -> list[tuple[int, ...]]:
         """A word's tokens at the start of a text and after a space."""

@@ -57,13 +57,13 @@ class Prompt:
     def _tokenised(self, tokenizer: Tokenizer, limit: int) -> tuple[int, ...]:
         if self.chat:
             messages = parse_messages(self.field, self.chat, self.most_bytes)
-            return tuple(tokenizer.encode_chat(messages))
+            return tuple(tokenizer.encode_chat(messages, self.field))
         part = self.text[: _CHARACTERS_PER_TOKEN * (limit + _CUT_TOKENS)]
         if len(part) < len(self.text):
-            found = len(tokenizer.encode(part))
+            found = len(tokenizer.encode(part, self.field))
             if found > limit + _CUT_TOKENS:
                 check_length(self.field, found, limit, "more than ")
-        return tuple(tokenizer.encode(self.text))
+        return tuple(tokenizer.encode(self.text, self.field))
 
 
 def read_prompt(inputs: Inputs, settings: Settings, vocabulary: int) -> Prompt:

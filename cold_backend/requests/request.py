@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cold_backend.requests.amateur import (
-    Amateur,
-)
+from cold_backend.adapters.defaults import NO_DEFAULTS, AdapterDefaults
+from cold_backend.adapters.served import ServedAdapter
+from cold_backend.requests.amateur import NAME as AMATEUR_NAME
+from cold_backend.requests.amateur import Amateur, uses_rule
 from cold_backend.requests.beam import BeamSettings
-from cold_backend.requests.fields import (
-    MAX_WORD_BYTES,
-    Inputs,
-)
+from cold_backend.requests.fields import MAX_WORD_BYTES, Inputs
+from cold_backend.requests.mixture import NAMES, Mixture
 from cold_backend.requests.prompt import Prompt
 from cold_backend.requests.sampling import Sampling
 
@@ -22,8 +22,8 @@ class GenerationRequest:
 
     Attributes:
         prompt: token ids.
-        adapter: name; empty if nothing but the base is read.
-        lora_scale: the adapter's strength: 1 is as trained, 0 is the base.
+        adapters: the expert's by name, and their strengths: 1 is as trained, 0 is the base; none if
+            nothing but the base is read.
         amateur: what a contrast is with; None is the base for the same prompt.
         cache_salt: only requests with the same one share what has been computed for a prompt.
         logit_bias: tokens, and what is added to their logits.
@@ -37,8 +37,7 @@ class GenerationRequest:
     """
 
     prompt: tuple[int, ...]
-    adapter: str
-    lora_scale: float
+    adapters: Mixture
     amateur: Amateur | None
     cache_salt: str
     decoding: str
@@ -64,6 +63,21 @@ class GenerationRequest:
     return_contrast: bool
 
     @property
+    def adapter(self) -> str:
+        """Name of the adapter that it counts for, of several the first; empty for the base."""
+        return self.adapters[0][0] if self.adapters else ""
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """Of all that it needs, the amateur's as well."""
+        of_amateur = self.amateur.adapters if self.amateur else ()
+        return tuple(dict.fromkeys(name for name, _ in (*self.adapters, *of_amateur)))
+
+    def field_of(self, adapter: str) -> str:
+        """The field that names an adapter which it needs."""
+        return _field_of(adapter, [name for name, _ in self.adapters])
+
+    @property
     def longest_prompt(self) -> int:
         """Tokens of its prompt, or of the amateur's if that is longer."""
         return max(len(self.prompt), len(self.amateur.prompt) if self.amateur else 0)
@@ -79,7 +93,7 @@ class Draft:
     """A request whose fields have been checked and whose text has not been tokenised.
 
     Attributes:
-        lora_name: the adapter that must be served, which one with `decoding` base may name too.
+        lora_names: the expert's adapters, which must be served with `decoding` base too.
         prompt: of `request`, before it is tokenised.
         amateur_prompt: likewise that of its amateur; None if it has none of its own.
         continuation: likewise; empty if the answer is free.
@@ -88,12 +102,29 @@ class Draft:
             text, and what the request leaves to its adapter is what it is without one.
     """
 
-    lora_name: str
+    lora_names: tuple[str, ...]
     prompt: Prompt
     amateur_prompt: Prompt | None
     continuation: str
     inputs: Inputs
     request: GenerationRequest
+
+    def missing(self, found: Mapping[str, ServedAdapter]) -> str | None:
+        """The name of an adapter that it needs beside those found; None if there is none."""
+        amateurs = [name for name in self.request.adapter_names if name not in self.lora_names]
+        defaults = self.defaults(found)
+        if defaults.amateur and defaults.amateur.lora_name and uses_rule(self.inputs, defaults):
+            amateurs.append(defaults.amateur.lora_name)
+        return next((one for one in (*self.lora_names, *amateurs) if one not in found), None)
+
+    def field_of(self, adapter: str) -> str:
+        """The field that names an adapter which it needs."""
+        return _field_of(adapter, self.lora_names)
+
+    def defaults(self, found: Mapping[str, ServedAdapter]) -> AdapterDefaults:
+        """Those of its adapter, as far as it is found; several adapters have none."""
+        alone = found.get(self.lora_names[0]) if len(self.lora_names) == 1 else None
+        return alone.defaults if alone else NO_DEFAULTS
 
     @property
     def text_bytes(self) -> int:
@@ -101,3 +132,9 @@ class Draft:
         words = self.inputs["bad_words"].size if "bad_words" in self.inputs else 0
         prompts = [one.text_bytes for one in (self.prompt, self.amateur_prompt) if one]
         return sum(prompts) + len(self.continuation) + words * MAX_WORD_BYTES
+
+
+def _field_of(adapter: str, of_expert: Sequence[str]) -> str:
+    if adapter not in of_expert:
+        return AMATEUR_NAME
+    return NAMES if len(of_expert) > 1 else "lora_name"

@@ -20,11 +20,17 @@ _MODES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How a token is picked; the fields are the inputs of the same name."""
+    """How a token is picked; the fields are the inputs of the same name, but for these.
+
+    Attributes:
+        mode: what the decoding looks at.
+        divergence: whether `beta_rule` says so.
+    """
 
     mode: Mode
     alpha: float
     beta: float
+    divergence: bool
     temperature: float
     top_k: int
     top_p: float
@@ -49,12 +55,18 @@ def read_decoding(inputs: Inputs, defaults: AdapterDefaults) -> str:
     return read_choice(inputs, "decoding", defaults.decoding)
 
 
+def mode_of(decoding: str) -> Mode:
+    """What a decoding looks at."""
+    return _MODES[decoding]
+
+
 def read_sampling(inputs: Inputs, decoding: str, defaults: AdapterDefaults) -> Sampling:
     """How tokens are picked with that decoding. Raises InvalidRequestError."""
     return Sampling(
-        mode=_MODES[decoding],
+        mode=mode_of(decoding),
         alpha=read_number(inputs, "alpha", defaults.alpha),
         beta=read_number(inputs, "beta", defaults.beta),
+        divergence=read_choice(inputs, "beta_rule", defaults.beta_rule) == "divergence",
         temperature=read_number(inputs, "temperature"),
         top_k=read_integer(inputs, "top_k"),
         top_p=read_number(inputs, "top_p"),

@@ -48,8 +48,8 @@ class Sequence:
         self.accepted_s = time.monotonic() if accepted_s is None else accepted_s
         self.admitted_s: float | None = None
         self.first_token_s: float | None = None
-        self.adapter = ServedAdapter(request.adapter)
-        self.adapter_index: int | None = None  # in the models, while it runs
+        self.adapters = tuple(map(ServedAdapter, request.adapter_names))
+        self.adapter_indices: tuple[int, ...] = ()  # of these in the models, while it runs
         self.is_running = False
         self.answer = Hypothesis.of(request, tokenizer)  # what is sent
         self.search: BeamSearch[Hypothesis] | None = None
@@ -90,14 +90,14 @@ class Sequence:
         """Tokens generated so far; with beams, none before the end."""
         return self.answer.output_length
 
-    def begin(self, contexts: tuple[Context, ...], adapter_index: int | None) -> None:
+    def begin(self, contexts: tuple[Context, ...], adapter_indices: tuple[int, ...]) -> None:
         """Runs from here on, in contexts without tokens. Mutates: itself."""
-        self.is_running, self.adapter_index = True, adapter_index
+        self.is_running, self.adapter_indices = True, adapter_indices
         self.answer.contexts = contexts
 
     def end(self) -> None:
         """Runs no more. Mutates: itself; what it has written can still be sent."""
-        self.is_running, self.adapter_index = False, None
+        self.is_running, self.adapter_indices = False, ()
         self.answer.contexts, self.search = (), None
 
     def accept(self, token: Token, now_s: float) -> FinishReason | None:

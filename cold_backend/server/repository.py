@@ -42,7 +42,9 @@ def write_repository(
         _add_parameters(config, for_all)
     found = {name: read_defaults(Path(path)) for name, path in settings.adapters.items()}
     defaults = {
-        name: dataclasses.asdict(own) for name, own in found.items() if own != AdapterDefaults()
+        name: dataclasses.asdict(own, dict_factory=_given)
+        for name, own in found.items()
+        if own != AdapterDefaults()
     }
     served = {
         "base_model": Path(settings.base_model).name,
@@ -54,6 +56,10 @@ def write_repository(
         "max_sequences": str(settings.max_sequences),
     }
     _add_parameters(target / "cold" / "config.pbtxt", for_cold | served)
+
+
+def _given(fields: list[tuple[str, object]]) -> dict[str, object]:
+    return {name: value for name, value in fields if value is not None}
 
 
 def _source() -> Path:

@@ -16,6 +16,7 @@ from cold_backend.engine.engine import CHECK_INTERVAL_S, Engine
 from cold_backend.errors import (
     ColdError,
     DeadlineError,
+    InvalidRequestError,
     OverloadedError,
     RequestCancelledError,
     ShuttingDownError,
@@ -38,6 +39,8 @@ _LONG_BYTES = 16384
 # little, and nobody for ever.
 _RANK_BYTES_PER_S = 4096
 _CLOSE_S = 2.0
+
+Found = dict[str, ServedAdapter]  # by name
 
 
 class Reply(Protocol):
@@ -133,7 +136,7 @@ class Intake:
             ColdError: it is refused, and nothing has been sent.
         """
         draft = self._parser.check(inputs)
-        adapter = self._catalogue.known(draft.lora_name)
+        found = self._known(draft, {})
         arrival = Arrival(draft, reply, request_id, trace, accepted_s)
         self._engine.announce(arrival)
         with self._changed:
@@ -145,7 +148,7 @@ class Intake:
             self._engine.withdraw()
             raise ShuttingDownError
         try:
-            self._begin(arrival, adapter)
+            self._find(arrival, found)
         except BaseException:
             if self._take_out(arrival):
                 self._engine.withdraw()
@@ -163,37 +166,61 @@ class Intake:
             workers.close(_CLOSE_S)
         self._watcher.join()
 
-    def _begin(self, arrival: Arrival, adapter: ServedAdapter | None) -> None:
-        if adapter:
-            self._tokenise_later(arrival, adapter)
-        else:
-            reading = self._catalogue.reading(arrival.draft.lora_name)
-            reading.add_done_callback(partial(self._adapter_read, arrival))
+    def _known(self, draft: Draft, found: Found) -> Found:
+        """With the next adapters, as far as they can be told at once. Raises what is known against
+        one of them."""
+        while (name := draft.missing(found)) is not None:
+            try:
+                adapter = self._catalogue.known(name)
+            except InvalidRequestError as error:
+                raise error.at(draft.field_of(name)) from error
+            if adapter is None:
+                break
+            found = {**found, name: adapter}
+        return found
 
-    def _adapter_read(self, arrival: Arrival, reading: Future[ServedAdapter]) -> None:
-        error = reading.exception()
-        if error is None:
-            self._tokenise_later(arrival, reading.result())
+    def _find(self, arrival: Arrival, found: Found) -> None:
+        """Has the other adapters read, one after another, and the text tokenised after them."""
+        name = arrival.draft.missing(found)
+        if name is None:
+            self._tokenise_later(arrival, found)
         else:
+            reading = self._catalogue.reading(name)
+            reading.add_done_callback(partial(self._read, arrival, found, name))
+
+    def _read(
+        self, arrival: Arrival, found: Found, name: str, reading: Future[ServedAdapter]
+    ) -> None:
+        draft, error = arrival.draft, reading.exception()
+        if isinstance(error, InvalidRequestError):
+            self._refuse(arrival, error.at(draft.field_of(name)))
+        elif error is not None:
             self._refuse(arrival, told(error))
+        else:
+            try:
+                found = self._known(draft, {**found, name: reading.result()})
+            except InvalidRequestError as known:
+                self._refuse(arrival, known)
+            else:
+                self._find(arrival, found)
 
-    def _tokenise_later(self, arrival: Arrival, adapter: ServedAdapter) -> None:
+    def _tokenise_later(self, arrival: Arrival, found: Found) -> None:
         size = arrival.draft.text_bytes
         workers = self._tokenisers if size <= _LONG_BYTES else self._long_tokenisers
         rank = arrival.accepted_s + size / _RANK_BYTES_PER_S
-        workers.put(rank, partial(self._tokenise, arrival, adapter))
+        workers.put(rank, partial(self._tokenise, arrival, found))
 
-    def _tokenise(self, arrival: Arrival, adapter: ServedAdapter) -> None:
+    def _tokenise(self, arrival: Arrival, found: Found) -> None:
         """Makes the request complete, unless it has ended or should."""
         try:
             if arrival in self._arrivals:
                 self._check_wanted(arrival)
-                self._submit(arrival, adapter)
+                self._submit(arrival, found)
         except Exception as error:
             self._refuse(arrival, told(error))
 
-    def _submit(self, arrival: Arrival, adapter: ServedAdapter) -> None:
-        request = self._parser.complete(arrival.draft, adapter.defaults)
+    def _submit(self, arrival: Arrival, found: Found) -> None:
+        request = self._parser.complete(arrival.draft, arrival.draft.defaults(found))
         sequence = Sequence(
             request,
             arrival.reply.sink_for(request),
@@ -202,8 +229,7 @@ class Intake:
             arrival.trace,
             arrival.accepted_s,
         )
-        if request.adapter:
-            sequence.adapter = adapter
+        sequence.adapters = tuple(found[name] for name in request.adapter_names)
         if self._take_out(arrival):
             try:
                 self._engine.enter(sequence)

@@ -117,7 +117,7 @@ class Telemetry:
             self.metrics.observe(m.ITL, (latency_s - ttft_s) / (sequence.output_length - 1))
         fields: dict[str, str | float | None] = {
             "request": _short(sequence.request_id),
-            "adapter": sequence.request.adapter,
+            "adapter": "+".join(name for name, _ in sequence.request.adapters),
             "decoding": decoding,
             "outcome": end.code.value if isinstance(end, ColdError) else end.value,
             "prompt_tokens": len(sequence.request.prompt),

@@ -65,22 +65,22 @@ class Tokenizer:
         """Token ids of a piece of text, without special tokens; raises as `encode` does."""
         return self._encode(field, text, add_special_tokens=False)
 
-    def encode_chat(self, messages: list[dict[str, Any]]) -> list[int]:
+    def encode_chat(self, messages: list[dict[str, Any]], field: str = "messages") -> list[int]:
         """Token ids of a chat, up to where the assistant's answer begins.
 
         Raises:
             InvalidRequestError: the tokenizer has no chat template, or it refuses these messages or
-                fails on them, or they cannot be had as tokens of the model.
+                fails on them, or they cannot be had as tokens of the model; names the field.
         """
         if self._template is None:
-            raise InvalidRequestError("messages", self._no_chat)
+            raise InvalidRequestError(field, self._no_chat)
         try:
             text = self._template.render(messages)
         except Exception as error:  # a template may raise anything
             raise InvalidRequestError(
-                "messages", f"the chat template refuses them: {_shown(error)}"
+                field, f"the chat template refuses them: {_shown(error)}"
             ) from error
-        return self._encode("messages", text, add_special_tokens=False)
+        return self._encode(field, text, add_special_tokens=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; special tokens have none."""

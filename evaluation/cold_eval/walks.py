@@ -113,7 +113,8 @@ class Walker(Generic[AnyWalk]):
         if hypothesis.contexts:
             return
         request = hypothesis.request
-        hypothesis.contexts = contexts_of(request, ServedAdapter(request.adapter), 0)
+        adapters = {ServedAdapter(name): 0 for name in request.adapter_names}
+        hypothesis.contexts = contexts_of(request, adapters)
         for number, context in enumerate(hypothesis.contexts):
             first = (slot * len(Reader) + number) * self._blocks
             context.blocks = [*range(first, first + self._blocks)]

@@ -1,8 +1,8 @@
 """The ops of contrastive LoRA decoding, one signature each, several implementations.
 
-Dimensions, here and in the docstrings: R rows, V vocabulary, T tokens, L adapters, K LoRA rank
-(adapters of a lower rank are padded with zeros), N input features, M output features, H hidden
-size.
+Dimensions, here and in the docstrings: R rows, V vocabulary, T tokens, L adapters, A adapters of
+one token at most, K LoRA rank (adapters of a lower rank are padded with zeros), N input features,
+M output features, H hidden size.
 """
 
 from cold_kernels.choice_ops import Drawn

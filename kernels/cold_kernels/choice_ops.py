@@ -93,7 +93,23 @@ class LogProbs(Protocol):
         ...
 
 
+class Divergence(Protocol):
+    def __call__(self, expert: Tensor, base: Tensor) -> Tensor:
+        """How far the distributions of two rows of logits are from one another.
+
+        Semantics, per row, with p = softmax(expert), q = softmax(base) and m = (p + q) / 2: the
+        Jensen-Shannon divergence (sum(p * log2(p / m)) + sum(q * log2(q / m))) / 2, in bits: 0
+        where they are equal, 1 where no token is in both. Source: AdaCAD, arXiv 2409.07394.
+
+        Shape: expert, base [R, V]. Returns [R].
+        DType: expert, base float16, bfloat16 or float32, both the same. Returns float32.
+        Mutates: nothing. A row means nothing where a logit is NaN or +inf, or none is finite.
+        """
+        ...
+
+
 SCHEMAS = {
+    "divergence": "(Tensor expert, Tensor base) -> Tensor",
     "penalise": (
         "(Tensor(a!) scores, *, Tensor row, Tensor token, Tensor times, Tensor repetition, "
         "Tensor presence, Tensor frequency) -> ()"
@@ -119,7 +135,12 @@ def _fake_penalise(_scores: Tensor, **_: Any) -> None:
     pass
 
 
+def _fake_divergence(expert: Tensor, _base: Tensor) -> Tensor:
+    return expert.new_empty(expert.shape[0], dtype=torch.float32)
+
+
 FAKES: dict[str, Callable[..., Any]] = {
+    "divergence": _fake_divergence,
     "penalise": _fake_penalise,
     "draw": _fake_draw,
     "log_probs": _fake_log_probs,

@@ -21,6 +21,7 @@ def implement(library: torch.library.Library) -> None:
     library.impl("penalise", penalise, "CompositeExplicitAutograd")
     library.impl("draw", draw, "CompositeExplicitAutograd")
     library.impl("log_probs", log_probs, "CompositeExplicitAutograd")
+    library.impl("divergence", divergence, "CompositeExplicitAutograd")
 
 
 def penalise(
@@ -74,6 +75,16 @@ def log_probs(logits: Tensor, token: Tensor) -> Tensor:
     """See `choice_ops.LogProbs`."""
     logits = logits.float()
     return logits.gather(1, token) - logits.logsumexp(dim=1, keepdim=True)
+
+
+def divergence(expert: Tensor, base: Tensor) -> Tensor:
+    """See `choice_ops.Divergence`."""
+    p, q = expert.float().softmax(dim=1), base.float().softmax(dim=1)
+
+    def bits(x: Tensor) -> Tensor:
+        return torch.where(x > 0, x * (2 * x / (p + q)).log2(), 0.0).sum(dim=1)
+
+    return ((bits(p) + bits(q)) / 2).clamp(0, 1)
 
 
 def _best(scores: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cold_kernels.choice_ops import Draw, Drawn, LogProbs, Penalise
+from cold_kernels.choice_ops import Divergence, Draw, Drawn, LogProbs, Penalise
 from cold_kernels.layer_ops import AddRmsNorm, Attend, Project, SiluMultiply
 from cold_kernels.ops import ContrastScores, ContrastSelect, LoraApply, Selection
 from cold_kernels.packing import Packing
@@ -39,6 +39,7 @@ class Ops:
     name: str
     contrast_select: ContrastSelect
     contrast_scores: ContrastScores
+    divergence: Divergence
     penalise: Penalise
     draw: Draw
     log_probs: LogProbs
@@ -74,6 +75,7 @@ def load_ops(name: str, device: torch.device) -> Ops:
         name=chosen,
         contrast_select=_named(ops.contrast_select.default, Selection),
         contrast_scores=ops.contrast_scores.default,
+        divergence=ops.divergence.default,
         penalise=ops.penalise.default,
         draw=_named(ops.draw.default, Drawn),
         log_probs=ops.log_probs.default,

@@ -27,19 +27,20 @@ class Project(Protocol):
         strength: Tensor,
         widths: Sequence[int],
     ) -> Tensor:
-        """Several linear layers with the same input, side by side, and each token's adapter.
+        """Several linear layers with the same input, side by side, and each token's adapters.
 
-        Semantics, per token t with l = index[t], for the columns of segment s and k < rank[s, l]:
-            y[t] = weight @ x[t] + bias
-                   + scale[s, l] * strength[t] * sum_k (a[s][l, k] . x[t]) * b[s][l, k]
-        without the last term where index is -1 or the rank 0; such rows do not depend on the
+        Semantics, per token t, for the columns of segment s:
+            y[t] = weight @ x[t] + bias, and for each i of A, with l = index[i, t], k < rank[s, l],
+                   + scale[s, l] * strength[i, t] * sum_k (a[s][l, k] . x[t]) * b[s][l, k]
+        without the terms whose index is -1 or whose rank is 0; such rows do not depend on the
         others' adapters. Accumulated in float32; scale * strength * (a . x) and y are rounded to
         x's dtype. The two factors are multiplied first, so that a strength of 1 changes no bit.
 
         Shape: x [T, N]; weight [M, N]; bias [M] or None; for each of S segments a [L, K, N] and
             b [L, K, M'], none if no layer has adapters; scale, rank [S, L] or None; index and
-            strength, the factor of each token's adapter, [T]; widths: every segment's M', M in all;
-            several are multiples of 16. N is even. weight, a and b are packed. Returns [T, M].
+            strength, the adapters of each token and their factors, [A, T]; widths: every segment's
+            M', M in all; several are multiples of 16. N is even. weight, a and b are packed.
+            Returns [T, M].
         DType: x, weight, bias, a, b float16, bfloat16 or float32, all the same; scale and
             strength float32; rank and index int32. index and strength are not read where a and b
             are empty.

@@ -113,16 +113,16 @@ class LoraApply(Protocol):
         index: Tensor,
         strength: Tensor,
     ) -> None:
-        """Adds each token's adapter to a linear layer's output.
+        """Adds each token's adapters to a linear layer's output.
 
-        Semantics, per token t with l = index[t] and k < rank[l]:
-            y[t] += scale[l] * strength[t] * sum_k (a[l, k] . x[t]) * b[l, k]
-        A token whose index is -1, or whose adapter has rank 0, keeps its bits. Products are
-        accumulated in float32, and y is rounded once. The two factors are multiplied first, in
+        Semantics, for each i of A in turn, per token t with l = index[i, t] and k < rank[l]:
+            y[t] += scale[l] * strength[i, t] * sum_k (a[l, k] . x[t]) * b[l, k]
+        Where an index is -1, or the adapter has rank 0, y keeps its bits. Products are accumulated
+        in float32, and y is rounded once for each i. The two factors are multiplied first, in
         float32, so that a strength of 1 is the adapter as it is, to the bit.
 
         Shape: y [T, M]; x [T, N]; a [L, K, N]; b [L, K, M]; scale, rank [L]; index and strength,
-            the factor of each token's adapter, [T].
+            the adapters of each token and their factors, [A, T].
         DType: y, x, a, b float16, bfloat16 or float32, all the same; scale and strength float32;
             rank and index int32.
         Mutates: y.

@@ -65,15 +65,16 @@ def lora_apply(
     strength: Tensor,
 ) -> None:
     """See `ops.LoraApply`."""
-    for adapter in sorted(set(index.tolist())):
-        if adapter < 0 or not rank[adapter]:
-            continue
-        tokens = (index == adapter).nonzero()[:, 0]
-        ranks = slice(0, int(rank[adapter]))
-        shrunk = x[tokens].float() @ a[adapter, ranks].float().T  # [t, rank]
-        factor = scale[adapter] * strength[tokens, None]  # [t, 1]
-        delta = factor * (shrunk @ b[adapter, ranks].float())  # [t, M]
-        y[tokens] = (y[tokens].float() + delta).to(y.dtype)
+    for of_tokens, strengths in zip(index, strength, strict=True):
+        for adapter in sorted(set(of_tokens.tolist())):
+            if adapter < 0 or not rank[adapter]:
+                continue
+            tokens = (of_tokens == adapter).nonzero()[:, 0]
+            ranks = slice(0, int(rank[adapter]))
+            shrunk = x[tokens].float() @ a[adapter, ranks].float().T  # [t, rank]
+            factor = scale[adapter] * strengths[tokens, None]  # [t, 1]
+            delta = factor * (shrunk @ b[adapter, ranks].float())  # [t, M]
+            y[tokens] = (y[tokens].float() + delta).to(y.dtype)
 
 
 def _leftmost_argmax(values: Tensor) -> Tensor:

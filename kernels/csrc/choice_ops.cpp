@@ -116,6 +116,27 @@ Tensor log_probs(const Tensor& logits, const Tensor& token) {
   return found;
 }
 
+Tensor divergence(const Tensor& expert, const Tensor& base) {
+  check_shape(base, expert.scalar_type(), expert.sizes(), "base");
+  Tensor found = at::empty({expert.size(0)}, at::kFloat);
+  dispatch(expert, [&](auto element) {
+    Logits<decltype(element)> e(expert), a(base);
+    examine_both(e, a);
+    std::vector<float> nats(e.rows * e.spans);
+    share(nats.size(), 1, [&](int64_t item) {
+      const int64_t row = item / e.spans, start = item % e.spans * kSpan;
+      nats[item] = difference(e.row(row) + start, e.whole(row).log_sum_exp(), a.row(row) + start,
+                              a.whole(row).log_sum_exp(), std::min(kSpan, e.vocab - start));
+    });
+    for (int64_t row = 0; row < e.rows; ++row) {
+      float sum = 0;
+      for (int64_t span = 0; span < e.spans; ++span) sum += nats[row * e.spans + span];
+      found.data_ptr<float>()[row] = std::clamp(sum / (2 * std::log(2.0f)), 0.0f, 1.0f);
+    }
+  });
+  return found;
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(cold_native, CPU, library) {
@@ -123,6 +144,7 @@ TORCH_LIBRARY_IMPL(cold_native, CPU, library) {
   library.impl("draw", draw_tokens);
   library.impl("penalise", penalise);
   library.impl("log_probs", log_probs);
+  library.impl("divergence", divergence);
 }
 
 }  // namespace cold

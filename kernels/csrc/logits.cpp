@@ -156,6 +156,38 @@ COLD_INLINE void widen_all(const T* logits, int64_t n, float* out) {
   for (; i < n; ++i) out[i] = to_float(logits[i]);
 }
 
+// The part of one distribution in their difference: 0 where it has nothing.
+COLD_INLINE Floats part_of(Floats p, Floats both) {
+  const Floats nats = p * log_of((p + p) / both);
+  return p > 0 ? nats : Floats{};
+}
+
+template <typename T>
+COLD_INLINE float difference_of(const T* first, float first_log_sum, const T* second,
+                                float second_log_sum, int64_t n) {
+  constexpr bool kShort = sizeof(T) == 2;
+  const float first_bias = exponent_bias(first_log_sum), second_bias = exponent_bias(second_log_sum);
+  Floats sums{};
+  const auto add = [&](Floats x, Floats y) {
+    const Floats p = exp_below<kShort>(x, first_bias), q = exp_below<kShort>(y, second_bias);
+    sums += part_of(p, p + q) + part_of(q, p + q);
+  };
+  T rest[2][kWidth];
+  std::fill(rest[0], rest[0] + 2 * kWidth, Order<T>::number(Order<T>::kMinusInfinity));
+  for (int64_t i = 0; i < n; i += kWidth) {
+    const T *from = first + i, *to = second + i;
+    if (i + kWidth > n) {
+      std::memcpy(rest[0], from, (n - i) * sizeof(T));
+      std::memcpy(rest[1], to, (n - i) * sizeof(T));
+      from = rest[0], to = rest[1];
+    }
+    const Pair x = load(from), y = load(to);
+    add(x.first, y.first);
+    add(x.second, y.second);
+  }
+  return sum(sums);
+}
+
 // In each lane the best key and its token.
 struct Lanes {
   Floats key = Floats{} - kInfinity, score = Floats{};
@@ -265,6 +297,10 @@ float Stats::log_sum_exp() const { return max + std::log(sum); }
   }                                                                                           \
   COLD_CLONES void widen(const T* logits, int64_t n, float* out) {                            \
     widen_all(logits, n, out);                                                                \
+  }                                                                                           \
+  COLD_CLONES float difference(const T* first, float first_log_sum, const T* second,          \
+                               float second_log_sum, int64_t n) {                             \
+    return difference_of(first, first_log_sum, second, second_log_sum, n);                    \
   }
 COLD_DEFINE(float)
 COLD_DEFINE(BFloat16)

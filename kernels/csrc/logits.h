@@ -39,6 +39,15 @@ void widen(const float* logits, int64_t n, float* out);
 void widen(const BFloat16* logits, int64_t n, float* out);
 void widen(const Float16* logits, int64_t n, float* out);
 
+// sum(p * log(2 * p / (p + q))) + sum(q * log(2 * q / (p + q))) of n tokens, where p and q are the
+// exponentials of two rows' logits less the logarithms of their sums.
+float difference(const float* first, float first_log_sum, const float* second,
+                 float second_log_sum, int64_t n);
+float difference(const BFloat16* first, float first_log_sum, const BFloat16* second,
+                 float second_log_sum, int64_t n);
+float difference(const Float16* first, float first_log_sum, const Float16* second,
+                 float second_log_sum, int64_t n);
+
 // Keeps the best of what it is shown; of equal keys the leftmost token.
 struct Best {
   int64_t token = -1;

@@ -122,19 +122,21 @@ void lora_apply(Tensor y, const Tensor& x, const Tensor& a, const Tensor& b, con
   check_shape(b, x.scalar_type(), {adapters, ranks, y.size(1)}, "b");
   check_shape(scale, at::kFloat, {adapters}, "scale");
   check_shape(rank, at::kInt, {adapters}, "rank");
-  check_shape(index, at::kInt, {tokens}, "index");
-  check_shape(strength, at::kFloat, {tokens}, "strength");
+  check_shape(index, at::kInt, {index.size(0), tokens}, "index");
+  check_shape(strength, at::kFloat, index.sizes(), "strength");
   TORCH_CHECK(y.stride(1) == 1, "y: its rows must be contiguous");
   TORCH_CHECK(a.is_contiguous() && b.is_contiguous(), "a and b must be contiguous");
   const Tensor input = in_rows(x);
   const Tensor indices = index.contiguous(), strengths = strength.contiguous();
-  const std::vector<Tile> tiles = tiles_of(indices.const_data_ptr<int32_t>(), tokens,
-                                           rank.const_data_ptr<int32_t>(), adapters);
-  if (tiles.empty()) return;
-  dispatch(x, [&](auto element) {
-    apply<decltype(element)>(tiles, y, input, a, b, scale.const_data_ptr<float>(),
-                             rank.const_data_ptr<int32_t>(), strengths.const_data_ptr<float>());
-  });
+  const int32_t* ranks_of = rank.const_data_ptr<int32_t>();
+  for (int64_t i = 0; i < indices.size(0); ++i) {
+    const std::vector<Tile> tiles = tiles_of(row_of<int32_t>(indices, i), tokens, ranks_of, adapters);
+    if (tiles.empty()) continue;
+    dispatch(x, [&](auto element) {
+      apply<decltype(element)>(tiles, y, input, a, b, scale.const_data_ptr<float>(), ranks_of,
+                               row_of<float>(strengths, i));
+    });
+  }
 }
 
 }  // namespace

@@ -51,7 +51,7 @@ struct Segment {
   int64_t panels;       // of its columns of y
 };
 
-// Which adapter each token uses and with what strength, and the tokens behind it that share it.
+// One adapter of each token, with what strength it uses it, and the tokens behind it that share it.
 struct Runs {
   Runs(const int32_t* index, const float* strengths, int64_t tokens, int64_t adapters)
       : adapter(index), strength(strengths), end(tokens) {
@@ -114,11 +114,18 @@ void shrink_into(T* out, int64_t width, const Tensor& x, const std::vector<Segme
 
 template <typename T>
 void project_into(Tensor& y, const Tensor& x, const Tensor& weight, const T* bias,
-                  const std::vector<Segment>& segments, const Runs& runs) {
+                  const std::vector<Segment>& segments, const std::vector<Runs>& adapters) {
   const int64_t n = x.size(1), m = y.size(1);
   const int64_t width = segments.empty() ? 0 : segments.back().offset + segments.back().ranks;
-  std::vector<T> shrunk(x.size(0) * width);
-  if (width) shrink_into(shrunk.data(), width, x, segments, runs);
+  struct Shrunk {
+    const Runs& runs;
+    std::vector<T> rows;
+  };
+  std::vector<Shrunk> parts;
+  for (const Runs& runs : adapters) {
+    std::vector<T>& rows = parts.emplace_back(Shrunk{runs, std::vector<T>(x.size(0) * width)}).rows;
+    shrink_into(rows.data(), width, x, segments, runs);
+  }
   struct Place {
     const Segment* segment;
     int64_t panel;  // within the segment
@@ -129,13 +136,14 @@ void project_into(Tensor& y, const Tensor& x, const Tensor& weight, const T* bia
 
   const auto add_adapters = [&](int64_t row, int64_t rows, int64_t panel, float* sums) {
     const auto& [segment, place] = places[panel];
-    runs.each(row, row + rows, [&](int64_t adapter, int64_t t, int64_t count) {
-      if (segment->rank[adapter] > 0)
-        multiply(shrunk.data() + t * width + segment->offset, width, count,
-                 data<T>(segment->b) +
-                     (adapter * segment->panels + place) * kLanes * segment->ranks,
-                 segment->ranks, 1, segment->ranks, sums + (t - row) * kColumns);
-    });
+    for (const Shrunk& part : parts)
+      part.runs.each(row, row + rows, [&](int64_t adapter, int64_t t, int64_t count) {
+        if (segment->rank[adapter] > 0)
+          multiply(part.rows.data() + t * width + segment->offset, width, count,
+                   data<T>(segment->b) +
+                       (adapter * segment->panels + place) * kLanes * segment->ranks,
+                   segment->ranks, 1, segment->ranks, sums + (t - row) * kColumns);
+      });
   };
   for_tiles(x.size(0), weight.size(0), n, [&](int64_t row, int64_t rows, int64_t panel, int64_t count) {
     alignas(64) float sums[kRows * kColumns] = {};
@@ -193,19 +201,21 @@ Tensor project(const Tensor& x, const Tensor& weight, const Maybe& bias, at::Ten
     m += width;
   }
   check_packed(weight, x, panels_of(m) * kLanes, x.size(1), "weight");
-  check_shape(index, at::kInt, {x.size(0)}, "index");
-  check_shape(strength, at::kFloat, {x.size(0)}, "strength");
+  const int64_t tokens = x.size(0);
+  check_shape(index, at::kInt, {index.size(0), tokens}, "index");
+  check_shape(strength, at::kFloat, index.sizes(), "strength");
   if (bias) check_shape(*bias, x.scalar_type(), {m}, "bias");
   const Tensor input = x.contiguous(), indices = index.contiguous();
   const Tensor strengths = strength.contiguous();
   const std::vector<Segment> segments = segments_of(x, a, b, scale, rank, widths);
-  const bool adapts = !segments.empty();
-  const Runs runs(indices.const_data_ptr<int32_t>(), strengths.const_data_ptr<float>(),
-                  adapts ? x.size(0) : 0, adapts ? scale->size(1) : 0);
-  Tensor y = at::empty({x.size(0), m}, x.options());
+  std::vector<Runs> adapters;
+  for (int64_t i = 0; i < indices.size(0) && !segments.empty(); ++i)
+    adapters.emplace_back(row_of<int32_t>(indices, i), row_of<float>(strengths, i), tokens,
+                          scale->size(1));
+  Tensor y = at::empty({tokens, m}, x.options());
   dispatch(x, [&](auto element) {
     using T = decltype(element);
-    project_into<T>(y, input, weight, bias ? data<T>(*bias) : nullptr, segments, runs);
+    project_into<T>(y, input, weight, bias ? data<T>(*bias) : nullptr, segments, adapters);
   });
   return y;
 }

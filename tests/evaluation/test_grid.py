@@ -124,7 +124,7 @@ def test_each_strength_of_the_adapter_is_a_tree_of_its_own(
 
     def noted(prompt: Any, **fields: object) -> GenerationRequest:
         request = ask(prompt, **fields)
-        strengths.append(request.lora_scale)
+        strengths.append(request.adapters[0][1])
         return request
 
     monkeypatch.setattr(model._cold, "request", noted)

@@ -62,13 +62,16 @@ def check_request(request: GenerationRequest, settings: Settings, vocab_size: in
     expect(amateur and min(amateur) >= 0 and max(amateur) < vocab_size, "amateur's prompt")
     longest = max(len(prompt), len(amateur))
     expect(1 <= request.max_tokens <= settings.max_context - longest, "max_tokens")
-    expect(not request.amateur or 0 <= request.amateur.lora_scale <= 8, "amateur_lora_scale")
+    mixtures = [request.adapters, *([request.amateur.adapters] if request.amateur else [])]
+    for mixture in mixtures:
+        names = [name for name, _ in mixture]  # the catalogue knows which there are
+        expect(len(mixture) <= 4 and len({*names}) == len(names), "lora_names")
+        expect(all(0 < len(name.encode()) <= 64 for name in names), "lora_name")
+        expect(all(0 <= strength <= 8 for _, strength in mixture), "lora_scale")
     expect(0 <= request.min_tokens <= request.max_tokens, "min_tokens")
-    expect(len(request.adapter.encode()) <= 64, "adapter")  # the catalogue knows which there are
     expect(0 < sampling.alpha <= 1 and 0 < sampling.top_p <= 1, "alpha, top_p")
     expect(0 <= sampling.beta <= 1000 and 0 <= sampling.temperature <= 1000, "beta, temperature")
     expect(0.0009 < sampling.repetition_penalty <= 1000, "repetition_penalty")
     expect(0 <= sampling.seed < 2**64 and sampling.top_k >= 0, "seed, top_k")
-    expect(0 <= request.lora_scale <= 8, "lora_scale")
     expect(request.priority in (0, 1, 2) and request.deadline_s > 0, "priority, deadline_s")
     expect(all(request.stop_words) and all(request.bad_words), "words")

@@ -84,8 +84,8 @@ class Lora:
     b: Tensor  # [L, K, M]
     scale: Tensor  # [L]
     rank: Tensor  # [L]
-    index: Tensor  # [T]
-    strength: Tensor  # [T]
+    index: Tensor  # [A, T]
+    strength: Tensor  # [A, T]
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -102,8 +102,9 @@ def lora(
     dtype: torch.dtype,
     *,
     seed: int = 0,
+    each: int = 1,
 ) -> Lora:
-    """Random adapters of the given ranks; tokens use any of them in any strength, or none."""
+    """Random adapters of the given ranks; a token uses up to `each` in any strength, or none."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -113,7 +114,8 @@ def lora(
     b = normal(len(ranks), max(ranks), outputs) / max(ranks) ** 0.5
     for adapter, rank in enumerate(ranks):
         a[adapter, rank:], b[adapter, rank:] = 0, 0
-    index = torch.randint(-1, len(ranks), (tokens,), generator=generator, dtype=torch.int32)
+    size = (each, tokens)
+    index = torch.randint(-1, len(ranks), size, generator=generator, dtype=torch.int32)
     return Lora(
         y=normal(tokens, outputs).to(dtype),
         x=normal(tokens, inputs).to(dtype),
@@ -122,11 +124,11 @@ def lora(
         scale=torch.rand(len(ranks), generator=generator) + 0.5,
         rank=torch.tensor(ranks, dtype=torch.int32),
         index=index,
-        strength=strengths(tokens, generator),
+        strength=strengths(size, generator),
     )
 
 
-def strengths(tokens: int, generator: torch.Generator) -> Tensor:
-    """[T] factors of tokens' adapters, from none to far beyond what they were trained for."""
+def strengths(size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """[A, T] factors of tokens' adapters, from none to far beyond what they were trained for."""
     values = torch.tensor([0.0, 0.5, 1.0, 2.5, 8.0])
-    return values[torch.randint(len(values), (tokens,), generator=generator)]
+    return values[torch.randint(len(values), size, generator=generator)]

@@ -225,3 +225,37 @@ def test_log_probs(implementation: Implementation, dtype: torch.dtype) -> None:
         assert found.dtype == torch.float32
         expected = logits.double().log_softmax(1).gather(1, token).float()
         torch.testing.assert_close(found, expected, atol=LOG_PROB_TOLERANCE[dtype], rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+def test_divergence(implementation: Implementation, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(5)
+    on = implementation.device
+    for rows, vocab in ((1, 1), (3, 70), (2, 513), (2, 40_001)):
+        expert = (torch.randn(rows, vocab, generator=generator) * 4).to(dtype)
+        away = torch.tensor([0.0, 0.01, 3.0])[:rows, None]
+        base = (expert + away * torch.randn(rows, vocab, generator=generator)).to(dtype)
+        expert[:, 1::3], base[:, 2::3] = NEVER, NEVER
+        found = implementation.ops.divergence(expert.to(on), base.to(on)).cpu()
+        assert found.dtype == torch.float32
+        p, q = (logits.double().softmax(1) for logits in (expert, base))
+        expected = entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2
+        atol = 2e-5 if dtype == torch.float32 else 2e-4
+        np.testing.assert_allclose(found, expected, atol=atol)
+
+
+def entropy(p: Tensor) -> Tensor:
+    """Of each row, in bits."""
+    return -torch.special.xlogy(p, p).sum(1) / math.log(2)
+
+
+def test_divergence_at_its_ends(implementation: Implementation) -> None:
+    """Of what is alike, whatever is added to a row, and of what has nothing in common."""
+    on = implementation.device
+    row = torch.randn(1, 5000, generator=torch.Generator().manual_seed(1), device="cpu") * 5
+    even, odd = row.clone(), row.clone()
+    even[:, 1::2], odd[:, ::2] = NEVER, NEVER
+    expert, base = torch.cat((row, row, even)), torch.cat((row, row + 90, odd))
+    found = implementation.ops.divergence(expert.to(on), base.to(on)).cpu().tolist()
+    assert found == [0, pytest.approx(0, abs=1e-6), pytest.approx(1, abs=1e-6)]
+    assert max(found) <= 1

@@ -220,7 +220,7 @@ def check_lora(implementation: Implementation, case: Lora) -> None:
     reference.lora_apply(expected, case.x, **case.weights)
     on = {name: tensor.to(implementation.device) for name, tensor in case.weights.items()}
     implementation.ops.lora_apply(found, case.x.to(implementation.device), **on)
-    untouched = (case.index < 0) | (case.rank[case.index] == 0)
+    untouched = ((case.index < 0) | (case.rank[case.index] == 0)).all(0)
     assert torch.equal(found.cpu()[untouched], case.y[untouched])
     tolerance = LORA_TOLERANCE[case.y.dtype]
     error = (found.cpu().double() - expected.double()).abs()
@@ -244,6 +244,13 @@ def test_lora_apply(
     large = [(1, 576, 1536), (8, 4096, 576), (64, 576, 192), (300, 576, 576)]
     for tokens, inputs, outputs in small if implementation.is_slow else small + large:
         check_lora(implementation, lora(tokens, inputs, outputs, ranks, dtype, seed=tokens))
+
+
+@BY_DTYPE
+def test_several_adapters_of_a_token(implementation: Implementation, dtype: torch.dtype) -> None:
+    for tokens in (1, 3, 70):
+        case = lora(tokens, 64, 48, (4, 9, 1), dtype, seed=tokens, each=4)
+        check_lora(implementation, case)
 
 
 def test_lora_apply_without_adapters_changes_nothing(implementation: Implementation) -> None:
@@ -290,8 +297,8 @@ def test_a_strength_is_a_factor_of_the_scale(
 
     for tokens in (3, 70):
         case = lora(tokens, 64, 48, (4, 9), dtype)
-        strong = replace(case, strength=torch.full((tokens,), factor))
-        scaled = replace(case, scale=case.scale * factor, strength=torch.ones(tokens))
+        strong = replace(case, strength=torch.full((1, tokens), factor))
+        scaled = replace(case, scale=case.scale * factor, strength=torch.ones((1, tokens)))
         assert torch.equal(applied(strong), applied(scaled))
 
 
@@ -304,7 +311,7 @@ def test_lora_apply_on_strided_tensors(implementation: Implementation) -> None:
         part.copy_(case.y)
         x = case.x.to(on).T.contiguous().T
         weights = {name: tensor.to(on) for name, tensor in case.weights.items()}
-        weights["strength"] = weights["strength"].repeat_interleave(2)[::2]
+        weights["strength"] = weights["strength"].repeat_interleave(2, dim=1)[:, ::2]
         implementation.ops.lora_apply(part, x, **weights)
         expected = case.y.clone()
         reference.lora_apply(expected, case.x, **case.weights)

@@ -150,15 +150,15 @@ def test_lora_apply_against_dense_products_and_base_rows_bit_identical() -> None
     y, x = torch.randn(9, 11), torch.randn(9, 7)
     a, b, scale = torch.randn(3, 4, 7), torch.randn(3, 4, 11), torch.tensor([0.5, 2.0, 1.0])
     rank = torch.tensor([4, 2, 0], dtype=torch.int32)
-    index = torch.tensor([0, -1, 2, 1, 1, -1, 0, 2, -1], dtype=torch.int32)
-    strength = torch.tensor([0.5, 2.0, 1.0, 2.5, 0.0, 1.0, 8.0, 0.5, 1.0])
+    index = torch.tensor([[0, -1, 2, 1, 1, -1, 0, 2, -1]], dtype=torch.int32)
+    strength = torch.tensor([[0.5, 2.0, 1.0, 2.5, 0.0, 1.0, 8.0, 0.5, 1.0]])
     out = y.clone()
     OPS.lora_apply(out, x, a=a, b=b, scale=scale, rank=rank, index=index, strength=strength)
-    for token, adapter in enumerate(index.tolist()):
+    for token, adapter in enumerate(index[0].tolist()):
         if adapter in (-1, 2):
             assert torch.equal(out[token], y[token])
         else:
             used = slice(0, int(rank[adapter]))
             delta = b[adapter, used].T @ (a[adapter, used] @ x[token])
-            expected = y[token] + scale[adapter] * strength[token] * delta
+            expected = y[token] + scale[adapter] * strength[0, token] * delta
             torch.testing.assert_close(out[token], expected, atol=1e-5, rtol=1e-5)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -98,33 +97,6 @@ async def test_strengths_beside_each_other(
     for (prompt, decoding), tokens in zip(jobs, answers, strict=True):
         assert tokens == reference.decode(prompt.ids, decoding, TOKENS, tokens), decoding
     assert answers[0] == answers[6] == reference.decode(jobs[0][0].ids, Decoding("base"), TOKENS)
-
-
-async def test_amateurs_of_all_kinds_beside_each_other(
-    server: Server, prompts: list[Prompt], reference: Reference
-) -> None:
-    """Another prompt, the end of the same one, another strength, no adapter; each as if alone."""
-    jobs: list[tuple[Prompt, dict[str, Any], Decoding]] = []
-    for number, prompt in enumerate(prompts[:4]):
-        ids, other = prompt.ids, prompts[-1 - number].ids
-        weak = {"amateur_lora_name": "equations", "amateur_lora_scale": 0.25, "lora_scale": 1.5}
-        alone = {"amateur_last_tokens": 3, "amateur_lora_name": ""}
-        bases = {"amateur_input_ids": other, "lora_scale": 0.0}
-        own = partial(Decoding, "cold", amateur_scale=1.0)
-        for fields, decoding in (
-            ({"amateur_input_ids": other}, own(amateur_ids=other)),
-            ({"amateur_last_tokens": 5}, own(amateur_ids=ids[-5:])),
-            ({"amateur_last_tokens": 500}, own()),
-            (alone, Decoding("cold", amateur_ids=ids[-3:])),
-            (weak, Decoding("cold", lora_scale=1.5, amateur_scale=0.25)),
-            (bases, Decoding("cold", lora_scale=0.0, amateur_ids=other)),
-        ):
-            jobs.append((prompt, fields, decoding))
-    requests = [replace(request_for(p, d), lora_name="equations", **f) for p, f, d in jobs]
-    answers = await together(server.grpc, requests)
-    assert await together(server.http, requests[:6]) == answers[:6]
-    for (prompt, fields, decoding), tokens in zip(jobs, answers, strict=True):
-        assert tokens == reference.decode(prompt.ids, decoding, TOKENS, tokens), fields
 
 
 def test_reported_logits_are_within_a_thousandth(

@@ -25,8 +25,8 @@ def write(folder: Path, content: object) -> Path:
 
 
 def test_without_a_file_the_defaults_are_the_servers(tmp_path: Path) -> None:
-    assert read_defaults(tmp_path) == AdapterDefaults("cold", 0.1, 0.5, 1)
-    assert read_defaults(write(tmp_path / "a", {"beta": 2})) == AdapterDefaults("cold", 0.1, 2.0, 1)
+    assert read_defaults(tmp_path) == AdapterDefaults("cold", 0.1, 0.5, "fixed", 1)
+    assert read_defaults(write(tmp_path / "a", {"beta": 2})) == AdapterDefaults(beta=2.0)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,24 @@ def test_without_a_file_the_defaults_are_the_servers(tmp_path: Path) -> None:
     [
         ("{", "Expecting"),
         ([], "must be a JSON object"),
-        ({"gamma": 1}, "'gamma': unknown key; known are decoding, alpha, beta, lora_scale, tuning"),
+        (
+            {"gamma": 1},
+            "'gamma': unknown key; known are decoding, alpha, beta, beta_rule, lora_scale, "
+            "amateur, tuning",
+        ),
+        ({"beta_rule": "free"}, "beta_rule: must be one of fixed, divergence, got 'free'"),
+        ({"amateur": "system"}, "amateur: must be an object with one at least of without"),
+        ({"amateur": {}}, "amateur: must be an object with one at least of without"),
+        ({"amateur": {"with": 1}}, "'amateur.with': unknown key; known are without, last_tokens"),
+        ({"amateur": {"without": "user"}}, "amateur.without: must be one of system, context"),
+        ({"amateur": {"last_tokens": 0}}, "amateur.last_tokens: must be at least 1, got 0"),
+        ({"amateur": {"last_tokens": 1.5}}, "amateur.last_tokens: must be a whole number"),
+        ({"amateur": {"last_tokens": 2**40}}, "amateur.last_tokens: must be a whole number"),
+        ({"amateur": {"last_tokens": 2, "without": "system"}}, "amateur.last_tokens: not with"),
+        ({"amateur": {"lora_name": "../b"}}, "amateur.lora_name: must be empty or an adapter's"),
+        ({"amateur": {"lora_name": 3}}, "amateur.lora_name: must be empty or an adapter's name"),
+        ({"amateur": {"lora_name": "b", "lora_scale": 9}}, "amateur.lora_scale: must be in"),
+        ({"amateur": {"lora_scale": True}}, "amateur.lora_scale: must be a finite number"),
         ({"decoding": "base"}, "decoding: must be one of cold, greedy, got 'base'"),
         ({"decoding": ["cold"]}, "decoding: must be one of"),
         ({"alpha": 0}, r"alpha: must be in \(0, 1\], got 0"),
@@ -74,10 +91,10 @@ def test_requests_override_field_by_field(tmp_path: Path, tokenizer: Tokenizer) 
     def parsed(**fields: object) -> tuple[Mode, float, float, float]:
         inputs = {"text_input": "Hello", **fields}
         draft = parser.check({n: np.array([[v]]) for n, v in inputs.items()})
-        defaults = catalogue.reading(draft.lora_name).result().defaults
-        request = parser.complete(draft, defaults)
+        (name,) = draft.lora_names
+        request = parser.complete(draft, catalogue.reading(name).result().defaults)
         mode, alpha, beta = request.sampling.mode, request.sampling.alpha, request.sampling.beta
-        return mode, round(alpha, 6), round(beta, 6), request.lora_scale
+        return mode, round(alpha, 6), round(beta, 6), request.adapters[0][1]
 
     assert parsed() == (Mode.EXPERT, 0.3, 0.25, 2)
     assert parsed(decoding="cold") == (Mode.COLD, 0.3, 0.25, 2)

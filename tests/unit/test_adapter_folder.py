@@ -151,7 +151,7 @@ def test_defaults_are_read_with_their_adapter_and_once(
     (folder.math / DEFAULTS).write_text('{"betta": 2}')
     assert folder.problem() == (
         "lora_name: adapter math: cold.json: 'betta': unknown key; "
-        "known are decoding, alpha, beta, lora_scale, tuning"
+        "known are decoding, alpha, beta, beta_rule, lora_scale, amateur, tuning"
     )
     (folder.math / DEFAULTS).unlink()
     assert folder.find("math").defaults.beta == 0.5

@@ -170,9 +170,13 @@ class LoadingStep(CountingStep):
         self.changes: list[AdapterChange] = []
         self.reports: list[AdapterReport] = []
         self.fails_in: int | None = None  # so many steps with rows still go well
+        self.reports_at_once = False
 
     def __call__(self, step: Step) -> StepResult:
-        self.changes += unpack_changes(step.adapters)
+        changes = unpack_changes(step.adapters)
+        self.changes += changes
+        if self.reports_at_once:
+            self.reports += [AdapterReport(of.index, of.name, of.stamp) for of in changes]
         if self.fails_in == 0 and not asks_only(step):
             self.fails_in = None
             raise RuntimeError("a secret")
@@ -202,10 +206,21 @@ class Running:
         self._thread.start()
 
     def ask(self, name: str = "", **inputs: object) -> Sequence:
+        if name:
+            inputs["lora_name"] = name.encode()
         one = sequence(self._parser, self._tokenizer, **({"max_tokens": 3} | inputs))
         if name:
-            one.adapter = ServedAdapter(name, f"/{name}", (1,))
+            one.adapters = (ServedAdapter(name, f"/{name}", (1,)),)
         self.engine.submit(one)
+        return one
+
+    def ask_for(self, names: tuple[str, ...], *, submits: bool = True) -> Sequence:
+        """With several adapters at once."""
+        named = np.array([name.encode() for name in names], object)
+        one = sequence(self._parser, self._tokenizer, max_tokens=3, lora_names=named)
+        one.adapters = tuple(ServedAdapter(name, f"/{name}", (1,)) for name in names)
+        if submits:
+            self.engine.submit(one)
         return one
 
     def wait_for(self, name: str, times: int = 1) -> None:
@@ -248,7 +263,7 @@ def test_others_run_while_an_adapter_is_loaded(running: Running) -> None:
         assert sink(one).pieces[-1].finish_reason is FinishReason.LENGTH
     index = running.step.changes[0].index
     used = {
-        int(row["adapter"])
+        int(row["adapters"][0])
         for step in running.step.steps
         for row in step.rows
         if row["reader"] == Reader.EXPERT
@@ -341,3 +356,23 @@ def test_more_adapters_than_there_is_room_for(running: Running) -> None:
     thread.join()
     assert sorted({change.name for change in running.step.changes}) == sorted(names)
     assert np.mean([len(step.rows) for step in running.step.steps]) <= 3
+
+
+def test_who_needs_more_adapters_than_others_is_not_kept_waiting_for_ever(
+    running: Running,
+) -> None:
+    """Three places; requests with one adapter each come without end."""
+    running.step.reports_at_once = True
+    crowd = [running.ask(name, max_tokens=40) for name in "xyz"]
+    wide = running.ask_for(("u", "v", "w"))
+    served = 0
+    while not sink(wide).done.wait(0.005):
+        assert served < 400
+        for place, one in enumerate(crowd):
+            if sink(one).done.is_set():
+                crowd[place] = running.ask("xyz"[place], max_tokens=40)
+                served += 1
+    assert sink(wide).error is None
+    too_wide = running.ask_for(("p", "q", "r", "s"), submits=False)
+    with pytest.raises(InvalidRequestError, match="lora_names: more adapters than the server"):
+        running.engine.submit(too_wide)

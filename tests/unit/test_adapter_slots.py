@@ -33,8 +33,7 @@ def used(slots: AdapterSlots, adapter: ServedAdapter) -> int:
 
 
 def taken(slots: AdapterSlots, adapter: ServedAdapter) -> int:
-    index = slots.take(adapter)
-    assert index is not None
+    (index,) = slots.take([adapter])
     return index
 
 
@@ -52,7 +51,7 @@ def test_adapters_in_use_keep_their_index(steps: list[tuple[str, int, int, int]]
     models: dict[int, tuple[str, tuple[int, ...]]] = {}
     for name, version, oldest, luck in steps:
         if len(running) == 3:
-            slots.give_back(running.pop(oldest)[1])
+            slots.give_back([running.pop(oldest)[1]])
         adapter = served(name, version)
         slots.prepare([adapter])
         if luck == 1:
@@ -69,7 +68,7 @@ def test_adapters_in_use_keep_their_index(steps: list[tuple[str, int, int, int]]
             index = taken(slots, adapter)
             running.append((adapter, index))
         assert all(models[index] == (a.name, a.stamp) for a, index in running)
-        assert all(index > 0 and slots.has(index) for _, index in running)
+        assert all(index > 0 and slots.has([index]) for _, index in running)
     assert len(slots) <= 4
 
 
@@ -81,18 +80,18 @@ def test_nothing_is_taken_before_the_models_have_it() -> None:
     assert slots.is_loading and len(slots) == 0
     (change,) = slots.take_changes()
     assert not slots.take_changes()
-    assert not slots.is_ready(a) and not slots.has(change.index)
+    assert not slots.is_ready(a) and not slots.has([change.index])
     assert slots.settle(AdapterReport(change.index, "a", (7,))) is None
     assert slots.settle(report(change)) == change
     assert slots.settle(report(change)) is None
-    assert slots.take(a) == change.index
+    assert slots.take([a]) == (change.index,)
     assert len(slots) == 1
 
 
 def test_the_longest_unused_makes_way() -> None:
     slots = AdapterSlots([], 2)
     for name in "aba":
-        slots.give_back(used(slots, served(name)))
+        slots.give_back([used(slots, served(name))])
     assert used(slots, served("c")) == used(slots, served("c"))
     (change,) = loaded(slots, served("d"))
     assert (change.name, change.evicts) == ("d", "a")
@@ -107,9 +106,9 @@ def test_who_waits_longer_keeps_what_is_loaded_for_it() -> None:
     assert not loaded(slots, served("a"), served("b"), served("c"))
     (change,) = loaded(slots, served("b"), served("c"), served("a"))
     assert (change.name, change.evicts) == ("c", "a")
-    slots.take(served("b"))
+    slots.take([served("b")])
     assert loaded(slots, served("d"))[0].evicts == "c"
-    slots.take(served("d"))
+    slots.take([served("d")])
     assert not loaded(slots, served("e"))  # both are in use
     assert not slots.is_loading
 
@@ -121,13 +120,13 @@ def test_an_older_version_takes_no_place_longer_than_it_is_used() -> None:
     unused = loaded(slots, old)[0].index
     (change,) = loaded(slots, new)
     assert (change.index, change.evicts) == (unused, "a")
-    first, second = slots.take(new), slots.take(new)
+    first, second = taken(slots, new), taken(slots, new)
     newest = served("a", 3)
     assert used(slots, newest) not in (first, unused)
     assert len(slots) == 3
-    slots.give_back(first)
+    slots.give_back([first])
     assert slots.is_ready(new)
-    slots.give_back(second)
+    slots.give_back([second])
     assert not slots.is_ready(new)
     assert slots.is_ready(newest) and slots.is_ready(served("b"))
     assert len(slots) == 2
@@ -152,13 +151,14 @@ def test_what_nobody_uses_is_forgotten_when_steps_fail() -> None:
     slots.reload()
     slots.give_up()
     assert [change.name for change in slots.take_changes()] == ["a"]
-    assert not slots.has(index)
+    assert not slots.has([index])
     assert loaded(slots, served("b"))
 
 
 def test_indices_of_the_fixed() -> None:
     slots = AdapterSlots(["x", "y"], 0)
-    assert [slots.take(ServedAdapter(name)) for name in ("y", "x", "")] == [1, 0, None]
-    slots.give_back(1)
+    assert slots.take([ServedAdapter(name) for name in ("y", "x")]) == (1, 0)
+    assert slots.take([]) == ()
+    slots.give_back([1])
     slots.prepare([ServedAdapter("x"), served("a")])
     assert not slots.take_changes()

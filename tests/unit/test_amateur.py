@@ -12,6 +12,7 @@ from cold_backend.contract import NONE, Reader
 from cold_backend.engine.waiting import WaitingQueue
 from cold_backend.errors import InvalidRequestError
 from cold_backend.requests.amateur import Amateur
+from cold_backend.requests.mixture import Mixture
 from cold_backend.requests.parser import RequestParser
 from cold_backend.requests.sequence import Sequence
 from cold_backend.text.tokenizer import Tokenizer
@@ -36,20 +37,24 @@ def ask(parser: RequestParser, tokenizer: Tokenizer, **inputs: Any) -> Sequence:
     ("inputs", "expected"),
     [
         ({}, None),
-        ({"amateur_input_ids": OTHER}, (OTHER, True, 1.0)),
-        ({"amateur_input_ids": OTHER, "lora_scale": 0.5}, (OTHER, True, 0.5)),
-        ({"amateur_input_ids": OTHER, "amateur_lora_scale": 2.0}, (OTHER, True, 2.0)),
-        ({"amateur_input_ids": OTHER, "amateur_lora_name": b""}, (OTHER, False, 1.0)),
-        ({"amateur_last_tokens": 7}, (PROMPT[-7:], True, 1.0)),
-        ({"amateur_last_tokens": 600}, (PROMPT, True, 1.0)),
-        ({"amateur_lora_name": b"a", "amateur_lora_scale": 0.0}, (PROMPT, True, 0.0)),
-        ({"amateur_lora_name": b""}, (PROMPT, False, 1.0)),
+        ({"amateur_input_ids": OTHER}, (OTHER, (("a", 1.0),))),
+        ({"amateur_input_ids": OTHER, "lora_scale": 0.5}, (OTHER, (("a", 0.5),))),
+        ({"amateur_input_ids": OTHER, "amateur_lora_scale": 2.0}, (OTHER, (("a", 2.0),))),
+        ({"amateur_input_ids": OTHER, "amateur_lora_name": b""}, (OTHER, ())),
+        ({"amateur_last_tokens": 7}, (PROMPT[-7:], (("a", 1.0),))),
+        ({"amateur_last_tokens": 600}, (PROMPT, (("a", 1.0),))),
+        ({"amateur_lora_name": b"a", "amateur_lora_scale": 0.0}, (PROMPT, (("a", 0.0),))),
+        ({"amateur_lora_name": b"a", "lora_scale": 0.5}, (PROMPT, (("a", 0.5),))),
+        ({"amateur_lora_name": b""}, (PROMPT, ())),
+        ({"amateur_lora_name": b"b", "lora_scale": 0.5}, (PROMPT, (("b", 1.0),))),
+        ({"amateur_lora_name": b"b", "amateur_lora_scale": 0.5}, (PROMPT, (("b", 0.5),))),
+        ({"amateur_lora_name": b"b", "amateur_last_tokens": 2}, (PROMPT[-2:], (("b", 1.0),))),
     ],
     ids=str,
 )
 def test_what_is_contrasted_with(
     inputs: dict[str, Any],
-    expected: tuple[list[int], bool, float] | None,
+    expected: tuple[list[int], Mixture] | None,
     parser: RequestParser,
     tokenizer: Tokenizer,
 ) -> None:
@@ -57,8 +62,8 @@ def test_what_is_contrasted_with(
     if expected is None:
         assert found is None
     else:
-        prompt, has_adapter, scale = expected
-        assert found == Amateur(prompt=(*prompt,), has_adapter=has_adapter, lora_scale=scale)
+        prompt, adapters = expected
+        assert found == Amateur(prompt=(*prompt,), adapters=adapters)
 
 
 def test_text_and_chats_are_tokenised(parser: RequestParser, tokenizer: Tokenizer) -> None:
@@ -82,7 +87,7 @@ def test_the_longer_prompt_leaves_the_room(parser: RequestParser, tokenizer: Tok
 def test_without_an_adapter_there_must_be_another_prompt(tokenizer: Tokenizer) -> None:
     parser = RequestParser(Settings(base_model="m", max_context=512), tokenizer)
     request = ask(parser, tokenizer, lora_name=b"", amateur_input_ids=OTHER).request
-    assert request.adapter == "" and request.amateur and not request.amateur.has_adapter
+    assert request.adapter == "" and request.amateur and not request.amateur.adapters
     for inputs in ({}, {"amateur_lora_name": b""}):
         with pytest.raises(InvalidRequestError, match="decoding"):
             ask(parser, tokenizer, lora_name=b"", **inputs)
@@ -106,7 +111,7 @@ def test_each_reads_its_own_prompt_and_both_the_output(
         for number, (expert, amateur, rows) in enumerate(step.read):
             assert expert == [*PROMPT, *range(100, 100 + number)]
             assert amateur == [*amateurs[name], *range(100, 100 + number)]
-            assert (rows[1]["adapter"], rows[1]["strength"]) == readers[name]
+            assert (rows[1]["adapters"][0], rows[1]["strengths"][0]) == readers[name]
             has_adapter = readers[name][0] != NONE
             assert rows[1]["reader"] == (Reader.EXPERT if has_adapter else Reader.BASE)
 

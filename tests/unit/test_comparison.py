@@ -88,7 +88,7 @@ def test_a_state_that_leaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_adapters_that_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = make_model("gemma", tmp_path / "base")
     adapter = make_adapter(base, tmp_path / "adapters" / "one")
-    nobody = TokenAdapters(torch.full((96,), -1, dtype=torch.int32), torch.ones(96))
+    nobody = TokenAdapters(torch.full((1, 96), -1, dtype=torch.int32), torch.ones((1, 96)))
     monkeypatch.setattr(LoraBank, "adapters_of", lambda _, n: nobody.take(torch.arange(n)))
     refuses(base, "with an adapter", adapters={"one": str(adapter)})
     refuses(base, "with an adapter", adapters_dir=str(tmp_path / "adapters"))

@@ -7,7 +7,6 @@ import threading
 import numpy as np
 import pytest
 
-from cold_backend.adapters.served import ServedAdapter
 from cold_backend.contract import NONE, Reader, Step, StepResult
 from cold_backend.engine.scheduler import Chunk
 from cold_backend.errors import OverloadedError, ShuttingDownError
@@ -159,13 +158,13 @@ def test_logits_that_are_no_numbers_end_their_request_by_the_adapters_name(
     class BrokenForOne(CountingStep):
         def __call__(self, step: Step) -> StepResult:
             result = super().__call__(step)
-            of_adapter = step.rows["adapter"][step.choices["expert"]] == 0
+            of_adapter = step.rows["adapters"][step.choices["expert"], 0] == 0
             result.picks["token"][of_adapter] = NONE
             return result
 
     engine = new_engine(BrokenForOne(), new_scheduler(2), 5)
-    bad, good = sequence(parser, tokenizer), sequence(parser, tokenizer, max_tokens=2)
-    good.adapter = ServedAdapter("b")
+    bad = sequence(parser, tokenizer)
+    good = sequence(parser, tokenizer, max_tokens=2, lora_name=b"b")
     for one in (bad, good):
         engine.submit(one)
     run_all(engine, [bad, good])

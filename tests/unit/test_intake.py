@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cold_backend.adapters.catalogue import AdapterCatalogue
-from cold_backend.adapters.defaults import AdapterDefaults
+from cold_backend.adapters.defaults import AdapterDefaults, AmateurRule
 from cold_backend.adapters.served import ServedAdapter
 from cold_backend.config import Settings
 from cold_backend.engine.engine import Engine
@@ -24,6 +24,7 @@ from cold_backend.errors import (
     RequestCancelledError,
     ShuttingDownError,
 )
+from cold_backend.requests.amateur import Amateur
 from cold_backend.requests.parser import RequestParser
 from cold_backend.requests.request import GenerationRequest
 from cold_backend.serving.cancellation import Cancellation
@@ -65,11 +66,11 @@ class SlowTokenizer:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, field: str) -> list[int]:
         self.given.append(text)
         if text.startswith("slow"):
             assert self.go.wait(20)
-        return self._tokenizer.encode(text)
+        return self._tokenizer.encode(text, field)
 
 
 class Reply(Sink):
@@ -103,7 +104,7 @@ class Setup:
         if text:
             inputs["text_input"] = np.array([text.encode()], object)
         for name, value in fields.items():
-            kind = object if isinstance(value, str) else None
+            kind = object if isinstance(value, str | list) else None
             inputs[name] = np.array([value], kind).reshape(-1)
         self.intake.take(inputs, reply, "1", {}, time.monotonic() - age_s)
         return reply
@@ -150,6 +151,78 @@ def test_others_do_not_wait_for_what_is_read(setup: Setup) -> None:
     assert slow.tokens == [100, 101, 102]
     assert slow.request
     assert (slow.request.decoding, slow.request.sampling.beta) == ("greedy", 0.25)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lora_name": "a", "amateur_lora_name": "b"},
+        {"lora_names": ["a", "b"]},
+        {"lora_names": ["b", "a"], "amateur_lora_name": "a"},
+    ],
+    ids=str,
+)
+def test_all_adapters_are_waited_for(fields: dict[str, Any], setup: Setup) -> None:
+    slow = setup.ask("Hello", **fields)
+    assert setup.ask("Hello", lora_name="a").done.wait(20)
+    assert not slow.done.is_set()
+    setup.catalogue.going.set_result(ServedAdapter("b", defaults=AdapterDefaults("greedy")))
+    assert slow.done.wait(20)
+    assert slow.error is None
+    assert slow.request and {*slow.request.adapter_names} == {"a", "b"}
+    assert slow.request.decoding == "cold"  # which is the expert's one adapter's to say
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"lora_name": "b"}, "lora_name"),
+        ({"lora_name": "a", "amateur_lora_name": "b"}, "amateur_lora_name"),
+        ({"lora_names": ["a", "b"]}, "lora_names"),
+    ],
+    ids=str,
+)
+def test_an_adapter_that_cannot_be_used_is_told_by_its_field(
+    fields: dict[str, Any], field: str, setup: Setup
+) -> None:
+    setup.catalogue.going.set_exception(InvalidRequestError("lora_name", "it is broken"))
+    reply = setup.ask("Hello", **fields)
+    assert reply.done.wait(20)
+    assert str(reply.error) == f"{field}: it is broken"
+
+
+def test_a_rule_may_need_another_adapter(setup: Setup) -> None:
+    """Only where the request does not say what to contrast with."""
+    rule = AmateurRule(lora_name="a", lora_scale=0.5, last_tokens=2)
+    tuned = ServedAdapter("b", defaults=AdapterDefaults(amateur=rule))
+    setup.catalogue.going.set_result(tuned)
+    ruled = setup.ask("Once upon a time", lora_name="b")
+    own = setup.ask("Once upon a time", lora_name="b", amateur_lora_name="")
+    greedy = setup.ask("Once upon a time", lora_name="b", decoding="greedy")
+    for one in (ruled, own, greedy):
+        assert one.done.wait(20) and one.error is None and one.request
+    assert ruled.request and own.request and greedy.request
+    last = ruled.request.prompt[-2:]
+    assert ruled.request.amateur == Amateur(prompt=last, adapters=(("a", 0.5),))
+    assert own.request.amateur == Amateur(prompt=own.request.prompt, adapters=())
+    assert greedy.request.amateur is None and greedy.request.adapter_names == ("b",)
+
+
+def test_a_rule_keeps_a_part_of_the_prompt_from_the_amateur(setup: Setup) -> None:
+    rule = AmateurRule(without="context")
+    tuned = ServedAdapter("b", defaults=AdapterDefaults(amateur=rule))
+    setup.catalogue.going.set_result(tuned)
+    whole, question = "Rome is old. How old?", " How old?"
+    for fields in ({}, {"decoding": "greedy"}, {"amateur_last_tokens": 3}):
+        reply = setup.ask("<context>Rome is old.</context> How old?", lora_name="b", **fields)
+        assert reply.done.wait(20) and reply.error is None and reply.request
+        assert list(reply.request.prompt) == setup.tokenizer.encode(whole, "")
+        if not fields:
+            ids = tuple(setup.tokenizer.encode(question, ""))
+            assert reply.request.amateur == Amateur(prompt=ids, adapters=(("b", 1.0),))
+    broken = setup.ask("<context>Rome is old. How old?", lora_name="b")
+    assert broken.done.wait(20)
+    assert str(broken.error) == "text_input: a <context> has no </context>"
 
 
 @pytest.mark.parametrize("error", [InvalidRequestError("lora_name", "no"), RuntimeError("secret")])

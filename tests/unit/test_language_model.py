@@ -36,7 +36,7 @@ from cold_backend.models.llama import is_lean
 from cold_backend.models.lora import AdapterSet
 from cold_kernels import load_ops
 from tests.families import FAMILIES, VOCAB, make_adapter, make_model
-from tests.steps import BOTH, SLOT_TOKENS, blocks, forward, pool_of, rows, slot_blocks
+from tests.steps import BOTH, SLOT_TOKENS, blocks, forward, pool_of, rows, several, slot_blocks
 
 CPU = torch.device("cpu")
 CONTEXT = SLOT_TOKENS
@@ -334,6 +334,58 @@ def test_adapters_of_every_form_side_by_side(family: str, kind: str, tmp_path: P
     for row, adapter, strength in zip([*logits, *more], chosen, strengths, strict=True):
         expected = reference(base, ids, adapters[adapter], strength)[-1]
         torch.testing.assert_close(row, expected, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "kernels", "kind"),
+    [
+        ("llama", "native", "head"),
+        ("llama", "reference", "head"),
+        ("llama", "native", "embedding"),
+        ("gemma", "native", "embedding"),
+        ("gpt2", "native", "gpt2"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # PEFT on tied or saved embeddings
+def test_several_adapters_of_a_row(family: str, kernels: str, kind: str, tmp_path: Path) -> None:
+    """What PEFT gives with several active adapters, beside rows with one and with none."""
+    base = make_model(family, tmp_path / "base")
+    options = {"target_modules": ["wte", "wpe"]} if kind == "gpt2" else ADAPTER_KINDS[kind]
+    paths = {
+        "one": make_adapter(base, tmp_path / "one", r=3),
+        "two": make_adapter(base, tmp_path / "two", seed=5, **options),
+        "three": make_adapter(base, tmp_path / "three", seed=6),
+    }
+    expert, ids = packed(base, paths, kernels=kernels), prompt(9, 3)
+    used = [((0, 0.5), (1, 1.5)), ((2, 1.0),), (), ((2, 0.25), (0, 1.0), (1, 0.75))]
+    (logits,) = forward(
+        expert,
+        ids * len(used),
+        *({"slot": i, "length": 9, **several(*mixture)} for i, mixture in enumerate(used)),
+    )
+    names = [*paths]
+    for row, mixture in zip(logits, used, strict=True):
+        strengths = {names[index]: strength for index, strength in mixture}
+        expected = mixed_reference(base, ids, paths, strengths)[-1]
+        torch.testing.assert_close(row, expected, atol=2e-4, rtol=1e-4)
+
+
+def mixed_reference(
+    base: Path, ids: list[int], paths: dict[str, Path], strengths: dict[str, float]
+) -> torch.Tensor:
+    if not strengths:
+        return reference(base, ids)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
+    first, *others = strengths
+    model = PeftModel.from_pretrained(plain, paths[first], adapter_name=first)
+    for name in others:
+        model.load_adapter(paths[name], adapter_name=name)
+    model.base_model.set_adapter([*strengths])
+    for scaling in (getattr(module, "scaling", None) for module in model.modules()):
+        if isinstance(scaling, dict):
+            scaling.update({name: strengths[name] * value for name, value in scaling.items()})
+    with torch.inference_mode():
+        return model.eval()(torch.tensor([ids])).logits[0]
 
 
 @pytest.mark.parametrize(

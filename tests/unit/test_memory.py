@@ -56,7 +56,8 @@ class Remembering(RandomModel):
             pool = self._pool(copy["reader"])
             self._filled_by[pool, copy["target"]] = self._filled_by[pool, copy["source"]]
         for row, blocks in zip(step.rows, tables(step), strict=True):
-            reader = (int(row["adapter"]), float(row["strength"]) * (row["adapter"] >= 0))
+            used = row["adapters"] >= 0
+            reader = (*row["adapters"][used], *row["strengths"][used])
             for number, block in enumerate(blocks):
                 where = self._pool(row["reader"]), block
                 if number * BLOCK_TOKENS >= row["start"]:
@@ -287,8 +288,8 @@ def test_a_new_version_of_an_adapter_meets_nothing_of_the_old_one(
     step, scheduler = Loading(), new_scheduler(4, AdapterSlots(["a"], 2), max_step_tokens=64)
     found = []
     for stamp in ((1,), (1,), (2,), (1,), (2,)):
-        one = ask(parser, tokenizer, PROMPT, decoding=b"greedy")
-        one.adapter = ServedAdapter("x", "/x", stamp)
+        one = ask(parser, tokenizer, PROMPT, decoding=b"greedy", lora_name=b"x")
+        one.adapters = (ServedAdapter("x", "/x", stamp),)
         answer(step, scheduler, [one])
         found.append(cached(one))
     assert found == [0, 96, 0, 96, 96]

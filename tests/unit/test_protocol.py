@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cold_backend.adapters.catalogue import AdapterCatalogue
+from cold_backend.adapters.served import ServedAdapter
 from cold_backend.config import Settings
 from cold_backend.errors import ErrorCode, InvalidRequestError, UnknownAdapterError
 from cold_backend.protocol.inputs import INPUTS, MAX_ALTERNATIVES
@@ -59,8 +60,13 @@ def parse(parser: RequestParser, body: dict[str, Any]) -> GenerationRequest:
     """As `Intake` does it, for adapters that are there from the start."""
     draft = parser.check(arrays(body))
     catalogue = AdapterCatalogue(SETTINGS, None)
-    adapter = catalogue.known(draft.lora_name) or catalogue.read(draft.lora_name)
-    return parser.complete(draft, adapter.defaults)
+    found: dict[str, ServedAdapter] = {}
+    while (name := draft.missing(found)) is not None:
+        try:
+            found[name] = catalogue.known(name) or catalogue.read(name)
+        except InvalidRequestError as error:
+            raise error.at(draft.field_of(name)) from error
+    return parser.complete(draft, draft.defaults(found))
 
 
 @pytest.mark.parametrize(("field", "body"), BAD, ids=lambda v: v if isinstance(v, str) else "")
@@ -77,7 +83,9 @@ def with_value(one: Input, value: float) -> dict[str, Any]:
         more = {"decoding": "beam"}
     elif one.name == "amateur_lora_scale":
         more = {"amateur_last_tokens": 1}
-    return HELLO | more | {one.name: value}
+    elif one.name == "lora_scales":
+        more = {"lora_names": ["equations"]}
+    return HELLO | more | {one.name: [value] if one.many else value}
 
 
 @pytest.mark.parametrize("one", RANGED, ids=lambda one: one.name)

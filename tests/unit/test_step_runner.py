@@ -159,17 +159,19 @@ def test_adapters_are_loaded_again(parser: RequestParser, tokenizer: Tokenizer) 
     step = Fragile(loading)
     engine = new_engine(step, new_scheduler(4, slots), 10)
     sequences = [
-        sequence(parser, tokenizer, max_tokens=2, input_ids=[5, token]) for token in (6, BAD, 7)
+        sequence(parser, tokenizer, max_tokens=2, input_ids=[5, token], lora_name=name)
+        for name, token in ((b"x", 6), (b"y", BAD), (b"z", 7))
     ]
-    for name, one in zip("xyz", sequences, strict=True):
-        one.adapter = ServedAdapter(name, f"/{name}")
+    for one in sequences:
+        (adapter,) = one.adapters
+        one.adapters = (ServedAdapter(adapter.name, f"/{adapter.name}"),)
         engine.submit(one)
     run_all(engine, sequences)
     loaded = [{c.name for c in unpack_changes(s.adapters)} for s in step.steps]
     assert loaded[0] == {"x", "y", "z"}
     for n, failed in enumerate(step.steps[:-1]):
         assert loaded[n + 1] == ({"x", "y", "z"} if BAD in failed.tokens else set())
-    assert slots.is_ready(sequences[0].adapter)
+    assert slots.is_ready(*sequences[0].adapters)
     assert [sink(one).error is None for one in sequences] == [True, False, True]
 
 

@@ -78,10 +78,19 @@ class Body(_Inputs):
         if self.stream_options and not self.stream:
             raise InvalidRequest("stream_options: only with stream", field="stream_options")
         inputs: dict[str, Any] = self.model_dump(include=set(_SAME)) | self._contrast()
+        of_amateur = inputs.get("amateur_lora_name") or ""
         has_amateur = any(inputs.get(name) is not None for name in _PROMPTS_OF_AMATEURS)
-        if served.adapter is None and has_amateur:
+        if self.lora_names is not None:
+            if served.adapter is not None:
+                raise InvalidRequest(
+                    f"lora_names: only with a model that has no adapter, not {served.id!r}",
+                    field="lora_names",
+                )
+        elif served.adapter is None and (has_amateur or of_amateur):
             # Whatever the server's default adapter is: at no strength the expert is the base.
-            inputs |= {"lora_scale": 0.0, "amateur_lora_name": "", "amateur_lora_scale": None}
+            scale = inputs.get("amateur_lora_scale")
+            inputs |= {"lora_scale": 0.0, "amateur_lora_name": of_amateur}
+            inputs["amateur_lora_scale"] = 1.0 if of_amateur and scale is None else scale
         elif served.adapter is None:
             if self.decoding not in (None, "base"):
                 raise InvalidRequest(

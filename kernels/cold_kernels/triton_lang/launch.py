@@ -67,11 +67,28 @@ def lora_apply(
         y.copy_(rows)
         return
     tuning = tuning_of(y.device)
-    tokens, inputs = x.shape
-    ranks, outputs = b.shape[1:]
     x, a, b = x.contiguous(), a.contiguous(), b.contiguous()
     scale, rank, index, strength = _packed(scale, rank, index, strength)
-    shrunk = torch.empty((tokens, ranks), dtype=torch.float32, device=x.device)
+    shrunk = torch.empty((len(x), b.shape[1]), dtype=torch.float32, device=x.device)
+    for of_tokens, strengths in zip(index, strength, strict=True):
+        _add_adapters(y, x, shrunk, a, b, scale, rank, of_tokens, strengths, tuning)
+
+
+def _add_adapters(
+    y: Tensor,
+    x: Tensor,
+    shrunk: Tensor,
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    rank: Tensor,
+    index: Tensor,
+    strength: Tensor,
+    tuning: Tuning,
+) -> None:
+    """Adds one adapter [T] of each token; all but y packed. Mutates: y, shrunk."""
+    tokens, inputs = x.shape
+    ranks, outputs = b.shape[1:]
     if tokens < _MANY_TOKENS or ranks > _MOST_RANKS:
         _run(
             cold_lora_shrink, tokens * -(-ranks // tuning.ranks), tuning.vector_cores,
