@@ -12,7 +12,7 @@ from typing import Any
 from cold_backend.config import Settings
 from cold_backend.contract import Step, StepResult
 from cold_backend.engine.engine import Engine
-from cold_backend.errors import ColdError
+from cold_backend.errors import ColdError, UnknownAdapterError
 from cold_backend.loading import load_fused, load_tokenizer
 from cold_backend.requests.answer import FinishReason, Piece
 from cold_backend.requests.parser import RequestParser
@@ -111,7 +111,14 @@ class Cold:
 
     def request(self, prompt: Prompt, **fields: object) -> GenerationRequest:
         """A prompt and the inputs of docs/protocol.md as a request. Raises as `generate`."""
-        return self._parser.parse(inputs_of(fields | _prompt(prompt)))
+        request = self._parser.parse(inputs_of(fields | _prompt(prompt)))
+        for name in request.adapter_names:
+            if name not in self._adapters:
+                known = ", ".join(self._adapters) or "none"
+                raise UnknownAdapterError(
+                    request.field_of(name), f"no adapter {name!r}; there are: {known}"
+                )
+        return request
 
     def each(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, Answer]]:
         """Yields the place of a request and its answer, in the order in which they end.
@@ -132,6 +139,7 @@ class Cold:
     ) -> None:
         settings = replace(settings, max_queue=_MAX_QUEUE, max_wait_s=_MAX_WAIT_S)
         self.tokenizer = load_tokenizer(settings)
+        self._adapters = settings.adapter_names
         self._parser = RequestParser(settings, self.tokenizer)
         steps = execute or load_fused(settings).execute
         self._engine = Engine.of(settings, steps, Telemetry(settings))

@@ -43,7 +43,15 @@ class InvalidRequest(ColdClientError):
 
 
 class AdapterNotFound(ColdClientError):
-    """No adapter of that name is served."""
+    """No adapter of that name is served.
+
+    Attributes:
+        field: the input that has it, as in docs/protocol.md; None if the server did not say.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class ServerUnavailable(ColdClientError):
@@ -159,8 +167,8 @@ def _error(kind: type[ColdClientError], message: str) -> ColdClientError:
     message = message or "no details"
     if not code:
         kind = next((other for text, other in _SAID if text.search(message)), kind)
-    if kind is InvalidRequest:
-        return InvalidRequest(message, field=_field(message))
+    if kind in (InvalidRequest, AdapterNotFound):
+        return kind(message, field=_field(message))
     return kind(message)
 
 

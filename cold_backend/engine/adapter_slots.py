@@ -42,8 +42,8 @@ class AdapterSlots:
         return bool(self._loading)
 
     def can_hold(self, names: Sequence[str]) -> bool:
-        """Whether there is room for all of these at once."""
-        return len({*names} - self._fixed.keys()) <= self._room
+        """Whether there is room for all of these at once, if there is any for others than fixed."""
+        return not self._room or len({*names} - self._fixed.keys()) <= self._room
 
     def is_ready(self, adapter: ServedAdapter) -> bool:
         """Whether the models have it, so that it can be taken."""

@@ -222,7 +222,7 @@ def check_lora(implementation: Implementation, case: Lora) -> None:
     implementation.ops.lora_apply(found, case.x.to(implementation.device), **on)
     untouched = ((case.index < 0) | (case.rank[case.index] == 0)).all(0)
     assert torch.equal(found.cpu()[untouched], case.y[untouched])
-    tolerance = LORA_TOLERANCE[case.y.dtype]
+    tolerance = LORA_TOLERANCE[case.y.dtype] * len(case.index)  # y is rounded for each
     error = (found.cpu().double() - expected.double()).abs()
     assert (error <= tolerance * (1 + expected.double().abs())).all(), error.max()
 

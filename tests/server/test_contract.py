@@ -169,5 +169,5 @@ def test_bad_words_and_penalties_change_the_choice(server: Server) -> None:
 def test_models_tell_the_adapters(server: Server) -> None:
     with Client(server.http) as client:
         cold = next(model for model in client.models() if model.name == "cold")
-    assert tuple(cold.adapters or ()) == ("equations",)
+    assert tuple(cold.adapters or ()) == ("equations", "flipped")
     assert cold.max_context == 640

@@ -170,7 +170,7 @@ def test_prompts_of_all_kinds(api: OpenAI, server: Server) -> None:
 
 
 def test_models(api: OpenAI) -> None:
-    assert [model.id for model in api.models.list()] == [BASE, ADAPTER]
+    assert [model.id for model in api.models.list()] == [BASE, ADAPTER, "flipped"]
     model = api.models.retrieve(ADAPTER)
     assert (model.id, model.object) == (ADAPTER, "model")
     assert (model.model_extra or {})["parent"] == BASE
@@ -236,6 +236,38 @@ def test_contrast_with_another_prompt(api: OpenAI, server: Server) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         api.completions.create(model=ADAPTER, **fields, extra_body={"amateur": {"last_tokens": 0}})
     assert caught.value.param == "amateur"
+
+
+def test_other_adapters(api: OpenAI, server: Server) -> None:
+    """As amateurs, of the base too, and several at once."""
+    fields: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 12}
+
+    def answer(model: str, **body: Any) -> str:
+        return api.completions.create(model=model, **fields, extra_body=body).choices[0].text
+
+    def right(**inputs: Any) -> str:
+        return direct(server, text_input=PROMPT, max_tokens=12, **inputs).text
+
+    away: dict[str, Any] = {"amateur": {"model": "flipped"}, "beta": 2.0}
+    inputs: dict[str, Any] = {"amateur_lora_name": "flipped", "beta": 2.0}
+    assert answer(ADAPTER, **away) == right(lora_name=ADAPTER, **inputs)
+    assert answer(BASE, **away) == right(lora_scale=0.0, **inputs)
+    own: dict[str, Any] = {"amateur": {"model": ADAPTER}, "beta": 2.0}
+    assert answer(BASE, **own) == right(
+        lora_scale=0.0, amateur_lora_name=ADAPTER, amateur_lora_scale=1.0, beta=2.0
+    )
+    mixed: dict[str, Any] = {"lora_names": [ADAPTER, "flipped"], "lora_scales": [0.5, 1]}
+    assert answer(BASE, **mixed) == right(**mixed)
+    with pytest.raises(openai.BadRequestError) as caught:
+        answer(ADAPTER, **mixed)
+    assert caught.value.param == "lora_names"
+    for body, param in (
+        ({"lora_names": [ADAPTER, "nobody"]}, "lora_names"),
+        ({"amateur": {"model": "nobody"}}, "amateur"),
+    ):
+        with pytest.raises(openai.NotFoundError) as missing:
+            answer(BASE, **body)
+        assert (missing.value.param, missing.value.code) == (param, "model_not_found")
 
 
 def test_alpha_and_beta_change_the_answer(api: OpenAI) -> None:

@@ -74,6 +74,9 @@ def test_who_stops_listening_ends_the_stream(cold: Cold, step: CountingStep) -> 
         ({"beta": [1.0, 2.0]}, "beta: must be one value, got 2"),
         ({"beta": -1}, "beta: must be in"),
         ({"stop_words": [1]}, "stop_words: must be of type STRING"),
+        ({"lora_name": "b"}, "lora_name: no adapter 'b'; there are: a"),
+        ({"lora_names": ["a", "b"]}, "lora_names: no adapter 'b'; there are: a"),
+        ({"amateur_lora_name": "b"}, "amateur_lora_name: no adapter 'b'; there are: a"),
     ],
 )
 def test_a_wrong_field_is_named(cold: Cold, fields: dict[str, Any], says: str) -> None:

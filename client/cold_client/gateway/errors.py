@@ -85,7 +85,7 @@ def from_client(error: ColdClientError) -> ApiError:
         message, param = _renamed(message, error.field)
         return ApiError(400, message, _INVALID, param)
     if isinstance(error, AdapterNotFound):
-        message, param = _renamed(message, "lora_name")
+        message, param = _renamed(message, error.field or "lora_name")
         return ApiError(404, message, _INVALID, param, "model_not_found")
     if isinstance(error, ServerUnavailable):
         return ApiError(503, message, _SERVER, None, "unavailable", _retry_s(message))

@@ -116,7 +116,7 @@ def test_every_flag_reaches_the_request(transport: FakeTransport) -> None:
     }
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
     flags += ["--stop=a", "--stop=b", "--bad-word=c", "--ignore-eos", "--adapter=x", "--chat"]
-    flags += ["--decoding=beam", "--echo", "--log-probs", "--contrast"]
+    flags += ["--mix=x:0.5", "--mix=y", "--decoding=beam", "--echo", "--log-probs", "--contrast"]
     flags += ["--beam-width=6", "--length-penalty=-0.5", "--early-stopping=never"]
     assert cli.main(["generate", "hi", *flags], transport=transport) == 0
     amateur = values.pop("amateur_text_input")
@@ -125,6 +125,8 @@ def test_every_flag_reaches_the_request(transport: FakeTransport) -> None:
             messages=[{"role": "user", "content": "hi"}],
             amateur_messages=[{"role": "user", "content": amateur}],
             lora_name="x",
+            lora_names=["x", "y"],
+            lora_scales=[0.5, 1.0],
             decoding="beam",
             beam_width=6,
             length_penalty=-0.5,
