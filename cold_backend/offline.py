@@ -24,6 +24,8 @@ from cold_backend.telemetry.telemetry import Telemetry
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 
+_JSON = frozenset(("amateur_messages", "logit_bias"))
+
 # Nobody else waits behind what a program asks for.
 _MAX_QUEUE = 1 << 20
 _MAX_WAIT_S = 86400.0
@@ -82,7 +84,8 @@ class Cold:
 
         Args:
             prompts: text, chats (lists of role and content), or token ids; or one text.
-            fields: inputs of docs/protocol.md, the same for all.
+            fields: inputs of docs/protocol.md, the same for all; what it has as JSON may be a list
+                or a mapping.
 
         Returns:
             An answer for each prompt, in their order.
@@ -111,7 +114,11 @@ class Cold:
 
     def request(self, prompt: Prompt, **fields: object) -> GenerationRequest:
         """A prompt and the inputs of docs/protocol.md as a request. Raises as `generate`."""
-        request = self._parser.parse(inputs_of(fields | _prompt(prompt)))
+        given = fields | _prompt(prompt)
+        for name in _JSON & given.keys():
+            if not isinstance(given[name], str):
+                given[name] = json.dumps(given[name])
+        request = self._parser.parse(inputs_of(given))
         for name in request.adapter_names:
             if name not in self._adapters:
                 known = ", ".join(self._adapters) or "none"

@@ -42,7 +42,8 @@ def token_log_prob(view: View, token: int, decoding: Decoding) -> float:
     expert = float(view.expert_row[token]) - view.expert_norm
     if decoding.alpha is None or decoding.beta is None:
         return expert
-    scores = Contrast(decoding.name, decoding.alpha, decoding.beta).scores(view).astype(np.float64)
+    contrast = Contrast(decoding.name, decoding.alpha, decoding.beta, decoding.by_divergence)
+    scores = contrast.scores(view).astype(np.float64)
     place = int(np.searchsorted(view.ids, token))
     if place == len(view.ids) or view.ids[place] != token or scores[place] == -np.inf:
         return expert
@@ -72,6 +73,7 @@ class ChoiceWalk:
     ) -> None:
         self.key = key
         self.alpha = min([d.alpha for d in decodings if d.alpha is not None], default=1.0)
+        self.by_divergence = any(decoding.by_divergence for decoding in decodings)
         self._request = request
         self._choices = choices
         self._decodings = decodings

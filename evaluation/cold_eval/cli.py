@@ -77,6 +77,8 @@ def _run(options: argparse.Namespace) -> int:
         betas=options.betas,
         temperature=options.temperature,
         lora_scales=options.lora_scales,
+        amateurs=options.amateurs,
+        rules=options.beta_rules,
     )
     if options.adapter:
         decodings += _tuned(options, tasks, read_tuned(options.adapter))
@@ -91,9 +93,8 @@ def _run(options: argparse.Namespace) -> int:
     console = Console(width=None if sys.stdout.isatty() else 160)
     for report in reports:
         console.print(table_of(report))
-    _write(options.out / "report.json", json.dumps(as_json(settings, reports), indent=1) + "\n")
-    _write(options.out / "report.html", html_report(settings, tasks, reports, journal.results))
-    say(f"wrote {options.out / 'report.html'}")
+    write(options.out / "report.json", json.dumps(as_json(settings, reports), indent=1) + "\n")
+    write(options.out / "report.html", html_report(settings, tasks, reports, journal.results))
     return 0
 
 
@@ -107,7 +108,7 @@ def _tuned(
             raise EvaluationError(f"decoding: {options.adapter} has no cold.json to take it from")
         return []
     items = [item for task in tasks for item in task.items]
-    used = sum(item.sha256 in tuned.items for item in items)
+    used = sum(map(tuned.has_seen, items))
     if used and wanted:
         raise EvaluationError(
             f"decoding: tuned was tuned on {used} of these {len(items)} items; "
@@ -131,11 +132,17 @@ def _check_answerer(options: argparse.Namespace) -> None:
         raise EvaluationError("base-model: --base-model and --adapter are needed, or --url")
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """Writes a file and says so.
+
+    Raises:
+        EvaluationError: it cannot be written.
+    """
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise EvaluationError(f"{path}: {error.strerror}") from error
+    say(f"wrote {path}")
 
 
 def _parser() -> argparse.ArgumentParser:

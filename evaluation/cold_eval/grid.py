@@ -91,6 +91,7 @@ class GridWalk:
         self.key = key
         self.leaves: list[Leaf] = []
         self.alpha = min(policy.alpha for policy in policies)
+        self.by_divergence = any(getattr(policy, "by_divergence", False) for policy in policies)
         self._request = request
         self._tokenizer = tokenizer
         self._policies = tuple(policies)

@@ -105,7 +105,7 @@ def _task(
         "greedy_x": scale.x(found[GREEDY.name].score),
         "sentence": _sentence(best, grid),
         "best": _row(best, grid[best], report, scale, widest) | {"point": best} if best else None,
-        "grid": _grid(grid, points) if grid else None,
+        "grids": _grids(grid, points),
         "rows": [_row(name, s, report, scale, widest) for name, s in found.items()],
         "flips": flip_groups(task, results, found, first=best),
     }
@@ -168,12 +168,25 @@ def _row(name: str, s: Summary, report: TaskReport, scale: _Scale, widest: int) 
     }
 
 
-def _grid(grid: Mapping[str, Summary], points: Mapping[str, Any]) -> dict[str, Any]:
-    by_place = {(points[name]["alpha"], points[name]["beta"]): s for name, s in grid.items()}
-    alphas, betas = (sorted({place[axis] for place in by_place}) for axis in range(2))
+def _grids(grid: Mapping[str, Summary], points: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A picture for each amateur and rule of beta, all on one scale."""
+    kinds: dict[str, dict[tuple[float, float], Summary]] = {}
+    for name, summary in grid.items():
+        point = points[name]
+        rule = ", beta by divergence" if point["by_divergence"] else ""
+        of_kind = kinds.setdefault(f"against {point['amateur']}{rule}", {})
+        of_kind[point["alpha"], point["beta"]] = summary
     # At least five points, so that noise on few items does not look like a storm.
-    largest = max(0.05, *(abs(s.difference) for s in grid.values()))
+    largest = max([0.05, *(abs(s.difference) for s in grid.values())])
+    return [_grid(kind, by_place, largest) for kind, by_place in kinds.items()]
+
+
+def _grid(
+    kind: str, by_place: Mapping[tuple[float, float], Summary], largest: float
+) -> dict[str, Any]:
+    alphas, betas = (sorted({place[axis] for place in by_place}) for axis in range(2))
     return {
+        "kind": kind,
         "betas": [f"{beta:g}" for beta in betas],
         "scale": f"{100 * largest:.0f} points",
         "rows": [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from cold_backend.config import Settings
 from cold_backend.decoding.execution import FusedExecution
@@ -12,9 +13,10 @@ from cold_backend.errors import ColdError
 from cold_backend.loading import load_fused_lm, ops_for, take_device
 from cold_backend.offline import Cold
 from cold_backend.requests.request import GenerationRequest
+from cold_eval.amateurs import BASE, Amateur
 from cold_eval.answers import Answer, result_of, seed_of, voted
 from cold_eval.choices import ChoiceWalk, choice_text, chosen
-from cold_eval.decodings import Decoding, by_scale
+from cold_eval.decodings import Decoding, by_logits
 from cold_eval.errors import EvaluationError
 from cold_eval.grid import GridWalk, Leaf
 from cold_eval.items import Item, Task
@@ -27,11 +29,12 @@ _ADAPTER = "adapter"
 
 
 class InProcess:
-    """A base model with an adapter, loaded once.
+    """A base model with adapters, loaded once.
 
     Args:
         base_model: see `Settings`.
-        adapter: PEFT LoRA directory.
+        adapter: PEFT LoRA directory of the expert.
+        amateurs: likewise of others, by name, which only amateurs have.
         dtype: see `Settings`.
         device: see `Settings`.
         max_context: tokens of the longest prompt and its answer.
@@ -47,6 +50,7 @@ class InProcess:
         base_model: Path,
         adapter: Path,
         *,
+        amateurs: Mapping[str, Path] = MappingProxyType({}),
         dtype: str = "auto",
         device: str = "auto",
         max_context: int = 2048,
@@ -57,7 +61,7 @@ class InProcess:
         try:
             self._settings = Settings(
                 base_model=str(base_model),
-                adapters={_ADAPTER: str(adapter)},
+                adapters={_ADAPTER: str(adapter)} | {n: str(p) for n, p in amateurs.items()},
                 dtype=dtype,
                 device=device,
                 max_context=max_context,
@@ -66,8 +70,9 @@ class InProcess:
                 prefix_reuse=False,  # walks write into the same blocks
             )
             self.model = load_fused_lm(self._settings)
-            ops = ops_for(self._settings, take_device(self._settings, 0))
-            self._cold = Cold.over(self._settings, FusedExecution(self.model, ops).execute)
+            self._ops = ops_for(self._settings, take_device(self._settings, 0))
+            execution = FusedExecution(self.model, self._ops)
+            self._cold = Cold.over(self._settings, execution.execute)
         except ColdError as error:
             raise EvaluationError(str(error)) from error
         self.tokenizer = self._cold.tokenizer
@@ -80,12 +85,13 @@ class InProcess:
         """
         items = [item for item in task.items if wanted.get(item.id)]
         if task.is_choice:
-            for scale, alike in by_scale(decodings).items():
-                yield from self._choose(task, items, alike, wanted, scale)
+            for (scale, amateur), alike in by_logits(decodings).items():
+                yield from self._choose(task, items, alike, wanted, scale, amateur)
             return
-        for scale, alike in by_scale(d for d in decodings if d.in_grid).items():
+        for (scale, amateur), alike in by_logits(d for d in decodings if d.in_grid).items():
             policies = {d.name: policy_of(d) for d in alike}
-            for walk in self.walk(task, items, policies, wanted, lora_scale=scale):
+            walks = self.walk(task, items, policies, wanted, lora_scale=scale, amateur=amateur)
+            for walk in walks:
                 for leaf in walk.leaves:
                     yield _of_leaf(task, _item(task, walk.key), leaf)
         for decoding in decodings:
@@ -101,11 +107,13 @@ class InProcess:
         wanted: Wanted,
         *,
         lora_scale: float = 1.0,
+        amateur: str = BASE,
     ) -> Iterator[GridWalk]:
         """Decodes items under the policies that are wanted of each; yields a walk for each.
 
         Args:
             lora_scale: strength of the adapter that the policies see.
+            amateur: what they see beside it, see `amateurs`.
 
         Raises:
             EvaluationError: an item cannot be decoded.
@@ -115,6 +123,7 @@ class InProcess:
             mine = [policy for name, policy in policies.items() if name in wanted[item.id]]
             if mine:
                 fields = {"decoding": "cold", "lora_scale": lora_scale}
+                fields |= Amateur(amateur).fields(item)
                 request = self._request(item, fields, task.max_tokens, task.stop)
                 walks.append(GridWalk(item.id, request, mine, self.tokenizer))
         yield from self._walked(walks)
@@ -124,7 +133,12 @@ class InProcess:
         walks.sort(key=lambda walk: -walk.hypothesis.pending if walk.hypothesis else 0)
         limits = self._settings
         walker: Walker[AnyWalk] = Walker(
-            self.model, limits.max_sequences, limits.max_context, limits.max_step_tokens
+            self.model,
+            self._ops,
+            limits.adapter_names,
+            most=limits.max_sequences,
+            context=limits.max_context,
+            step_tokens=limits.max_step_tokens,
         )
         return walker.run(walks)
 
@@ -135,6 +149,7 @@ class InProcess:
         decodings: Sequence[Decoding],
         wanted: Wanted,
         lora_scale: float,
+        amateur: str,
     ) -> Iterator[Result]:
         walks = []
         for item in items:
@@ -143,6 +158,7 @@ class InProcess:
                 continue
             tokens = [self.tokenizer.encode_bare(choice_text(item, c)) for c in item.choices]
             fields = {"decoding": "cold", "ignore_eos": True, "lora_scale": lora_scale}
+            fields |= Amateur(amateur).fields(item)
             request = self._request(item, fields, max(map(len, tokens)), ())
             walks.append(ChoiceWalk(item.id, request, tokens, mine, self.tokenizer))
         for walk in self._walked(walks):
@@ -156,7 +172,7 @@ class InProcess:
         requests = [
             self._request(
                 item,
-                decoding.fields() | {"seed": seed_of(self._seed, item.id, number)},
+                decoding.fields(item) | {"seed": seed_of(self._seed, item.id, number)},
                 task.max_tokens,
                 task.stop,
             )

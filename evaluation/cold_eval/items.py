@@ -11,7 +11,9 @@ from typing import Any
 from cold_eval.errors import EvaluationError
 from cold_eval.scorers import CHOICE_SCORERS, SCORERS
 
-_KEYS = {"id", "prompt", "messages", "answer", "choices"}
+_KEYS = {"id", "prompt", "messages", "answer", "choices", "amateur"}
+
+Asked = str | tuple[dict[str, str], ...]  # a text as it is, or the messages of a chat
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,20 +21,25 @@ class Item:
     """One line of a task's file.
 
     Attributes:
-        prompt: the text as it is, or the messages of a chat.
+        prompt: what is asked.
         answer: what is right; of a multiple choice, its place in `choices` as a string.
         choices: empty if it is no multiple choice.
+        amateur: what an amateur of the item's own is asked; None if it has none.
+        marked: the prompt with the marks that it was written with, where they were taken out.
     """
 
     id: str
-    prompt: str | tuple[dict[str, str], ...]
+    prompt: Asked
     answer: str
     choices: tuple[str, ...] = ()
+    amateur: Asked | None = None
+    marked: Asked | None = None
 
     @property
     def sha256(self) -> str:
         """Of what is asked and what is right, whatever the item is called."""
-        content = json.dumps([self.prompt, self.answer, self.choices], sort_keys=True)
+        asked = self.marked or self.prompt
+        content = json.dumps([asked, self.answer, self.choices], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -145,18 +152,30 @@ def parse_item(value: Any) -> Item:
         if not isinstance(value.get(key), str):
             raise ValueError(f"{key}: must be a string")
     choices = _choices(value.get("choices", []))
-    return Item(value["id"], _prompt(value), _answer(value["answer"], choices), choices)
+    amateur = value.get("amateur")
+    if isinstance(amateur, str):
+        amateur = _text("amateur", amateur)
+    elif amateur is not None:
+        amateur = _messages("amateur", amateur)
+    answer = _answer(value["answer"], choices)
+    return Item(value["id"], _prompt(value), answer, choices, amateur)
 
 
-def _prompt(value: dict[str, Any]) -> str | tuple[dict[str, str], ...]:
+def _prompt(value: dict[str, Any]) -> Asked:
     if ("prompt" in value) == ("messages" in value):
         raise ValueError("prompt: exactly one of prompt and messages is needed")
     if "prompt" in value:
-        prompt = value["prompt"]
-        if not (isinstance(prompt, str) and prompt):
-            raise ValueError("prompt: must be a string, not empty")
-        return prompt
-    messages = value["messages"]
+        return _text("prompt", value["prompt"])
+    return _messages("messages", value["messages"])
+
+
+def _text(key: str, prompt: Any) -> str:
+    if not (isinstance(prompt, str) and prompt):
+        raise ValueError(f"{key}: must be a string, not empty")
+    return prompt
+
+
+def _messages(key: str, messages: Any) -> tuple[dict[str, str], ...]:
     good = isinstance(messages, list) and all(
         isinstance(m, dict)
         and set(m) == {"role", "content"}
@@ -164,7 +183,7 @@ def _prompt(value: dict[str, Any]) -> str | tuple[dict[str, str], ...]:
         for m in messages
     )
     if not good or not messages:
-        raise ValueError('messages: must be a list of {"role": string, "content": string}')
+        raise ValueError(f'{key}: must be a list of {{"role": string, "content": string}}')
     return tuple(messages)
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cold_eval.amateurs import ALLOWED, BASE, without_marks
 from cold_eval.decodings import Decoding
 from cold_eval.errors import EvaluationError
 from cold_eval.evaluate import Runner
@@ -33,6 +34,20 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="strengths of the adapter that greedy is tried with",
     )
+    add(
+        "--amateurs",
+        nargs="+",
+        default=[BASE],
+        metavar="A",
+        help=f"what contrast is tried with: {ALLOWED}; default: {BASE}",
+    )
+    add(
+        "--beta-rules",
+        nargs="+",
+        default=["fixed"],
+        metavar="R",
+        help="fixed, divergence (beta times how far expert and amateur are apart); default: fixed",
+    )
     add("--seed", type=int, default=0, metavar="N", help="of whatever is drawn; %(default)s")
 
 
@@ -41,6 +56,13 @@ def add_model_options(parser: argparse.ArgumentParser, *, required: bool) -> Non
     add = parser.add_argument
     add("--base-model", type=Path, required=required, metavar="DIR", help="Hugging Face model")
     add("--adapter", type=Path, required=required, metavar="DIR", help="PEFT LoRA adapter")
+    add(
+        "--amateur-adapter",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="another, for amateurs @NAME; many times",
+    )
     add("--dtype", default="auto", metavar="NAME", help="float32, bfloat16 or float16")
     add("--device", default="auto", metavar="NAME", help="cpu, cuda or npu")
     add("--max-context", type=int, default=1024, metavar="N", help="tokens; %(default)s")
@@ -48,7 +70,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, required: bool) -> Non
 
 
 def tasks_of(options: argparse.Namespace) -> list[Task]:
-    """The tasks that are named.
+    """The tasks that are named, as the expert is asked.
 
     Raises:
         EvaluationError: one cannot be read, or two have the same name.
@@ -56,7 +78,7 @@ def tasks_of(options: argparse.Namespace) -> list[Task]:
     tasks = [_task(text, options) for text in options.task]
     if len({task.name for task in tasks}) < len(tasks):
         raise EvaluationError("task: two have the same name")
-    return tasks
+    return [without_marks(task, options.amateurs) for task in tasks]
 
 
 def settings_of(
@@ -79,9 +101,11 @@ def _model(options: argparse.Namespace) -> dict[str, Any]:
     if getattr(options, "url", None):
         return {"url": options.url, "lora_name": options.lora_name}
     weights = ("adapter_config.json", "adapter_model.safetensors")
+    others = {name: fingerprint(path, *weights) for name, path in _others(options).items()}
     return {
         "base_model": fingerprint(options.base_model, "config.json", "model.safetensors"),
         "adapter": fingerprint(options.adapter, *weights),
+        **({"amateur_adapters": others} if others else {}),
         "dtype": options.dtype,
         "device": options.device,
     }
@@ -99,12 +123,23 @@ def in_process(options: argparse.Namespace) -> Runner:
     return InProcess(
         options.base_model,
         options.adapter,
+        amateurs=_others(options),
         dtype=options.dtype,
         device=options.device,
         max_context=options.max_context,
         max_sequences=options.max_sequences,
         seed=options.seed,
     )
+
+
+def _others(options: argparse.Namespace) -> dict[str, Path]:
+    found = {}
+    for text in options.amateur_adapter:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise EvaluationError(f"amateur-adapter: must be NAME=DIR, got {text!r}")
+        found[name] = Path(path)
+    return found
 
 
 def fingerprint(folder: Path, *files: str) -> dict[str, str]:

@@ -27,6 +27,8 @@ class View:
         base_norm: likewise.
         expert_row: [V] all logits, on the model's device; to be read during the step only.
         base_row: [V] likewise.
+        divergence: how far expert and base are apart, see `cold_kernels.choice_ops`; 0 if no
+            policy asks.
     """
 
     ids: Int64Array
@@ -36,6 +38,7 @@ class View:
     base_norm: float
     expert_row: Tensor
     base_row: Tensor
+    divergence: float = 0.0
 
     @property
     def best(self) -> int:
@@ -92,6 +95,7 @@ class Contrast:
     name: str
     alpha: float
     beta: float
+    by_divergence: bool = False
 
     def choose(self, view: View, output: Sequence[int]) -> int:
         """See `Policy`."""
@@ -99,8 +103,10 @@ class Contrast:
 
     def scores(self, view: View) -> Float32Array:
         """[n] of the view's tokens, -inf outside the valid set."""
-        e, a = view.expert, view.base
-        scores = e + np.float32(self.beta) * (e - a) if self.beta else e
+        e, a, beta = view.expert, view.base, np.float32(self.beta)
+        if self.by_divergence:
+            beta *= np.float32(view.divergence)
+        scores = e + beta * (e - a) if beta else e
         threshold = e.max() + np.log(np.float32(self.alpha))
         scored: Float32Array = np.where(e >= threshold, scores, np.float32(-np.inf))
         return scored
@@ -110,16 +116,17 @@ def policy_of(decoding: Decoding) -> Greedy | Contrast:
     """The policy of a decoding of the grid."""
     if decoding.alpha is None or decoding.beta is None:
         return Greedy(decoding.name)
-    return Contrast(decoding.name, decoding.alpha, decoding.beta)
+    return Contrast(decoding.name, decoding.alpha, decoding.beta, decoding.by_divergence)
 
 
-def views(expert: Tensor, base: Tensor, alpha: float) -> list[View]:
+def views(expert: Tensor, base: Tensor, alpha: float, apart: Tensor | None = None) -> list[View]:
     """What a step shows of each of its rows.
 
     Args:
         expert: [E, V] logits.
-        base: [E, V] logits.
+        base: [E, V] logits, the amateur's.
         alpha: the smallest of the policies that will look.
+        apart: [E] how far they are apart, if a policy asks.
 
     Raises:
         EvaluationError: logits are not finite.
@@ -136,9 +143,10 @@ def views(expert: Tensor, base: Tensor, alpha: float) -> list[View]:
     norms = [logits.logsumexp(1).cpu().numpy() for logits in (expert, base)]
     if not (np.isfinite(norms).all() and len(ids)):
         raise EvaluationError("the model's logits are not finite")
+    far = np.zeros(len(expert)) if apart is None else apart.cpu().numpy()
     cuts = np.cumsum(counts)[:-1]
     columns = (np.split(values, cuts) for values in (ids, e, a))
     return [
-        View(ids, e, a, float(norms[0][i]), float(norms[1][i]), expert[i], base[i])
+        View(ids, e, a, float(norms[0][i]), float(norms[1][i]), expert[i], base[i], float(far[i]))
         for i, (ids, e, a) in enumerate(zip(*columns, strict=True))
     ]

@@ -57,7 +57,7 @@ class Served:
             EvaluationError: the server fails or refuses an item, or cannot do what is wanted.
         """
         for decoding in decodings:
-            missing = decoding.fields().keys() - _KNOWN
+            missing = decoding.fields(task.items[0]).keys() - _KNOWN
             if missing:
                 raise EvaluationError(f"decoding: {decoding.name} is not offered by this client")
         jobs = (
@@ -123,7 +123,7 @@ class Served:
     def _request(self, item: Item, decoding: Decoding, **fields: Any) -> Request:
         prompt = "text_input" if isinstance(item.prompt, str) else "messages"
         fields |= {prompt: item.prompt, "lora_name": self._adapter}
-        return Request(**decoding.fields(), **fields)
+        return Request(**decoding.fields(item), **fields)
 
 
 @contextmanager

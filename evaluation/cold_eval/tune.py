@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cold_eval.amateurs import BASE
 from cold_eval.decodings import GREEDY, Decoding
 from cold_eval.errors import EvaluationError
 from cold_eval.statistics import Floats, Summary, summaries
@@ -77,8 +78,7 @@ class Verdict:
     def _sentence(self) -> str:
         gain = _gain(self.cold.checked)
         if self.decoding.kind == "cold":
-            alpha, beta = self.decoding.alpha, self.decoding.beta
-            return f"use CoLD with alpha {alpha:g}, beta {beta:g}: {gain}"
+            return f"use CoLD with {_described(self.decoding)}: {gain}"
         if self.scaled and self.decoding != GREEDY:
             scale = self.decoding.lora_scale
             return f"use greedy with lora_scale {scale:g}: {_gain(self.scaled.checked)}"
@@ -159,6 +159,13 @@ def _against(mine: Floats, others: Floats, seed: int) -> Summary:
 def _best(table: Floats) -> int:
     """Row with the highest mean; of equal ones the first."""
     return int(table.mean(axis=1).round(12).argmax())
+
+
+def _described(point: Decoding) -> str:
+    """A point of the grid in words."""
+    words = f"alpha {point.alpha:g}, beta {point.beta:g}"
+    words += " by divergence" if point.by_divergence else ""
+    return words if point.amateur == BASE else f"{words}, against {point.amateur}"
 
 
 def _gain(s: Summary) -> str:

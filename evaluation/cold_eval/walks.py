@@ -8,11 +8,12 @@ computed twice: the next continuation begins where it leaves the common prefix.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from cold_backend.adapters.served import ServedAdapter
 from cold_backend.contract import Reader, blocks_for
+from cold_backend.decoding.logits import Logits
 from cold_backend.engine.step_builder import Feed, build_step, lengths_of
 from cold_backend.models.language_model import LanguageModel
 from cold_backend.requests.answer import FinishReason
@@ -22,6 +23,7 @@ from cold_backend.requests.request import GenerationRequest
 from cold_backend.requests.token import Token
 from cold_backend.text.tokenizer import Tokenizer
 from cold_eval.policies import View, views
+from cold_kernels import Ops
 
 
 class Walk(Protocol):
@@ -35,6 +37,11 @@ class Walk(Protocol):
     @property
     def alpha(self) -> float:
         """The smallest one that its policies look at."""
+        ...
+
+    @property
+    def by_divergence(self) -> bool:
+        """Whether one of them asks how far expert and amateur are apart."""
         ...
 
     def see(self, view: View) -> None:
@@ -52,14 +59,27 @@ class Walker(Generic[AnyWalk]):
     """Runs walks, as many at once as the model's blocks are enough for.
 
     Args:
-        model: runs the rows of expert and base; its only adapter is that of all walks.
+        model: runs the rows of expert and amateur.
+        ops: the kernels.
+        adapters: names, by adapter index of the model.
         most: walks at once, at most.
         context: tokens of one.
         step_tokens: tokens of one step, at least as many as walks.
     """
 
-    def __init__(self, model: LanguageModel, most: int, context: int, step_tokens: int) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        ops: Ops,
+        adapters: Sequence[str],
+        *,
+        most: int,
+        context: int,
+        step_tokens: int,
+    ) -> None:
         self._model = model
+        self._ops = ops
+        self._indices = {ServedAdapter(name): index for index, name in enumerate(adapters)}
         self._blocks = blocks_for(context)
         self._free = list(range(min(most, model.blocks // (len(Reader) * self._blocks))))
         self._step_tokens = step_tokens
@@ -87,9 +107,13 @@ class Walker(Generic[AnyWalk]):
             for context, length in zip(feed.hypothesis.contexts, feed.lengths, strict=True):
                 context.fed += length
         alpha = min(walk.alpha for walk in running.values())
-        expert, base = logits[: len(choosing)], logits[len(choosing) :]
-        for walk, view in zip(choosing, views(expert, base, alpha), strict=True):
-            walk.see(view)
+        if choosing:
+            read = Logits.of(step, logits)
+            asks = any(walk.by_divergence for walk in choosing)
+            apart = self._ops.divergence(read.expert, read.base) if asks else None
+            shown = views(read.expert, read.base, alpha, apart)
+            for walk, view in zip(choosing, shown, strict=True):
+                walk.see(view)
         return [slot for slot, walk in running.items() if walk.hypothesis is None]
 
     def _plan(self, running: dict[int, AnyWalk]) -> dict[int, Feed]:
@@ -112,14 +136,12 @@ class Walker(Generic[AnyWalk]):
         has any. Mutates: the hypothesis, unless it has the slot."""
         if hypothesis.contexts:
             return
-        request = hypothesis.request
-        adapters = {ServedAdapter(name): 0 for name in request.adapter_names}
-        hypothesis.contexts = contexts_of(request, adapters)
+        hypothesis.contexts = contexts_of(hypothesis.request, self._indices)
         for number, context in enumerate(hypothesis.contexts):
             first = (slot * len(Reader) + number) * self._blocks
             context.blocks = [*range(first, first + self._blocks)]
             if hypothesis.output_length:
-                context.fed = len(hypothesis.tokens) - 1
+                context.fed = len(context.prompt) + hypothesis.output_length - 1
 
 
 def continued(

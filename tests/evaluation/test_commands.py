@@ -64,13 +64,15 @@ def test_evaluate_and_tune(
     assert "other settings (seed differ)" in capsys.readouterr().err
 
     tuning = [*common, "--out", str(tmp_path / "tuning"), "--task", f"dev={dev}:last_number"]
+    tuning += ["--amateurs", "base", "last-3", "--beta-rules", "fixed", "divergence"]
     assert cold_tune(tuning) == 0
     said = capsys.readouterr().out
     assert "do not use CoLD here" in said
     assert "CoLD against greedy with another lora_scale: " in said
     written = json.loads((tuned / "cold.json").read_text())
     assert written["decoding"] == "greedy"
-    assert len(written["tuning"]["items"]) == 20
+    assert len(written["tuning"]["items"]) == 20 * 12
+    assert "last-3" in (tmp_path / "tuning/tuning.html").read_text()
     decode = [*common, "--decoding", "tuned", "--out", str(tmp_path / "shown")]
     assert cold_eval([*decode, "--task", f"dev={dev}:last_number"]) == 2
     assert "tuned on 20 of these 20 items" in capsys.readouterr().err
@@ -87,6 +89,8 @@ def test_evaluate_and_tune(
         (["--task", "a={task}:exact", "--task", "a={task}:exact"], "task: two have the same name"),
         (["--task", "a={task}:exact"], "--base-model and --adapter are needed, or --url"),
         (["--task", "a={task}:exact", "--url", "grpc://127.0.0.1:9"], "url: "),
+        (["--task", "a={task}:exact", "--amateurs", "first-3"], "amateurs: must be one of base"),
+        (["--task", "a={task}:exact", "--beta-rules", "free"], "beta-rules: must be one of"),
     ],
 )
 def test_bad_usage_is_told_in_a_line(
@@ -99,3 +103,37 @@ def test_bad_usage_is_told_in_a_line(
     filled = [argument.format(task=tasks[0]) for argument in arguments]
     assert cold_eval(["--out", str(tmp_path / "out"), *filled]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_tuning_says_at_once_what_it_lacks(
+    tasks: tuple[Path, Path, Path],
+    base_model: Path,
+    adapter: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = ["--base-model", str(base_model), "--adapter", str(adapter)]
+    out = ["--out", str(tmp_path / "out")]
+    few = ["--task", f"few={tasks[1]}:last_number"]
+    assert cold_tune([*model, *out, *few]) == 2
+    assert "tuning needs at least 20 items, got 3" in capsys.readouterr().err
+    many = ["--task", f"many={tasks[0]}:last_number", "--amateurs", "item"]
+    assert cold_tune([*model, *out, *many]) == 2
+    assert "cold.json has no rule for 'item'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_tuning_takes_what_there_is_time_for(
+    base_model: Path, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [{"id": f"s{n}", "prompt": f"{n} + {n} =", "answer": str(2 * n)} for n in range(70)]
+    task = tmp_path / "sums.jsonl"
+    task.write_text("\n".join(map(json.dumps, lines)))
+    run = ["--base-model", str(base_model), "--adapter", str(adapter), "--max-tokens", "2"]
+    run += ["--max-context", "128", "--alphas", "0.1", "--betas", "0.5", "--lora-scales"]
+    run += ["--task", f"sums={task}:last_number", "--out", str(tmp_path / "out"), "--dry-run"]
+    assert cold_tune([*run, "--minutes", "0"]) == 0
+    assert "the time is up after 32 items" in capsys.readouterr().err
+    assert cold_tune(run) == 0
+    said = capsys.readouterr()
+    assert "the time is up" not in said.err and "CoLD" in said.out

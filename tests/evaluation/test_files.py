@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cold_eval.decodings import GREEDY, Decoding, by_scale, cold, decodings_of, scaled
+from cold_eval.decodings import GREEDY, Decoding, by_logits, cold, decodings_of, scaled
 from cold_eval.errors import EvaluationError
-from cold_eval.items import load_items, load_task
+from cold_eval.items import Item, load_items, load_task
 from cold_eval.results import Journal, Result, read_results
-from cold_eval.tuned import read_tuned, write_tuned
+from cold_eval.tuned import mark_of, read_tuned, write_tuned
 
 GOOD = {"id": "a", "prompt": "1 + 1 =", "answer": "2"}
+ITEM = Item("a", "1 + 1 =", "2")
 
 
 def write(path: Path, *values: object) -> Path:
@@ -35,6 +36,8 @@ def write(path: Path, *values: object) -> Path:
         ({**GOOD, "messages": []}, "exactly one of prompt and messages"),
         ({"id": "b", "answer": "2", "messages": []}, "messages: must be a list"),
         ({"id": "b", "answer": "2", "messages": [{"role": "user"}]}, "messages: must be a list"),
+        ({**GOOD, "id": "b", "amateur": ""}, "line 2: amateur: must be a string, not empty"),
+        ({**GOOD, "id": "b", "amateur": [{}]}, "line 2: amateur: must be a list"),
         ({**GOOD, "choices": ["2"]}, "choices: must be two different strings or more"),
         ({**GOOD, "choices": ["2", "2"]}, "choices: must be two different"),
         ({**GOOD, "choices": ["3", "4"]}, "answer: must be one of the choices or its index"),
@@ -91,8 +94,8 @@ def test_strengths_of_the_adapter() -> None:
         ["scaled", "base"], alphas=[], betas=[], temperature=1, lora_scales=[1.5, 1.0, 2.0, 1.5]
     )
     assert [d.name for d in found] == ["greedy", "greedy s=1.5", "greedy s=2", "base"]
-    assert [d.fields()["lora_scale"] for d in found] == [1, 1.5, 2, 1]
-    assert [[d.name for d in alike] for alike in by_scale(found).values()] == [
+    assert [d.fields(ITEM)["lora_scale"] for d in found] == [1, 1.5, 2, 1]
+    assert [[d.name for d in alike] for alike in by_logits(found).values()] == [
         ["greedy", "base"],
         ["greedy s=1.5"],
         ["greedy s=2"],
@@ -107,16 +110,25 @@ def test_strengths_of_the_adapter() -> None:
         (GREEDY, {"decoding"}),
         (scaled([1.5])[0], {"decoding", "lora_scale"}),
         (cold(0.3, 0.5), {"decoding", "alpha", "beta"}),
+        (cold(0.3, 0.5, by_divergence=True), {"decoding", "alpha", "beta", "beta_rule"}),
+        *(
+            (cold(0.3, 0.5, amateur), {"decoding", "alpha", "beta", "amateur"})
+            for amateur in (
+                *("last-8", "last-3@base", "without-system", "without-context@other"),
+                "same@other",
+            )
+        ),
     ],
     ids=lambda value: value.name if isinstance(value, Decoding) else "",
 )
 def test_what_was_tuned_is_read_again(decoding: Decoding, keys: set[str], tmp_path: Path) -> None:
-    path = write_tuned(tmp_path, decoding, {"items": ["a"]})
+    seen = "".join(sorted(mark_of(replace(ITEM, answer=answer)) for answer in "12"))
+    path = write_tuned(tmp_path, decoding, {"items": seen})
     assert json.loads(path.read_text()).keys() == keys | {"tuning"}
     tuned = read_tuned(tmp_path)
     assert tuned is not None
     assert tuned.decoding == replace(decoding, name="tuned")
-    assert tuned.items == {"a"}
+    assert tuned.has_seen(ITEM) and not tuned.has_seen(replace(ITEM, answer="3"))
 
 
 def test_a_run_goes_on_after_half_a_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,18 @@ def test_a_wrong_field_is_named(cold: Cold, fields: dict[str, Any], says: str) -
     with pytest.raises(InvalidRequestError, match=says):
         cold.generate("one", **fields)
     assert len(cold.generate("one", max_tokens=2)[0].tokens) == 2
+
+
+def test_what_is_json_may_be_pythons(cold: Cold) -> None:
+    chat = [{"role": "user", "content": "hi"}]
+    request = cold.request("one", amateur_messages=chat, logit_bias={5: 1.5})
+    assert request == replace(
+        cold.request(
+            "one", amateur_messages='[{"role": "user", "content": "hi"}]', logit_bias='{"5": 1.5}'
+        ),
+        sampling=request.sampling,
+    )
+    assert request.amateur and request.logit_bias == ((5, 1.5),)
 
 
 def test_a_step_that_fails_is_told(cold: Cold, step: CountingStep) -> None:
