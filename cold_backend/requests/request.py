@@ -15,6 +15,8 @@ from cold_backend.requests.mixture import NAMES, Mixture
 from cold_backend.requests.prompt import Prompt
 from cold_backend.requests.sampling import Sampling
 
+AMATEUR_KINDS = ("base", "prompt", "adapter")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
@@ -66,6 +68,14 @@ class GenerationRequest:
     def adapter(self) -> str:
         """Name of the adapter that it counts for, of several the first; empty for the base."""
         return self.adapters[0][0] if self.adapters else ""
+
+    @property
+    def amateur_kind(self) -> str:
+        """What tells the amateur from the expert, of AMATEUR_KINDS: that it is the base, a prompt
+        of its own, or an adapter."""
+        if self.amateur and self.amateur.prompt is not self.prompt:
+            return "prompt"
+        return "adapter" if self.amateur and self.amateur.adapters else "base"
 
     @property
     def adapter_names(self) -> tuple[str, ...]:

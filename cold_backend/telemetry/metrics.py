@@ -56,12 +56,13 @@ PROMPT_TOKENS = _counter(
     "cold_prompt_tokens_total", "Prompt tokens of admitted requests", "adapter"
 )
 OUTPUT_TOKENS = _counter("cold_output_tokens_total", "Tokens generated", "adapter")
-CONTRASTED = _counter("cold_contrasted_tokens_total", "Tokens chosen by contrast", "adapter")
+_OF_CONTRAST = ("adapter", "amateur")
+CONTRASTED = _counter("cold_contrasted_tokens_total", "Tokens chosen by contrast", *_OF_CONTRAST)
 CONTESTED = _counter(
-    "cold_contested_tokens_total", "Contrasted tokens with more than one valid token", "adapter"
+    "cold_contested_tokens_total", "Contrasted tokens with more than one valid token", *_OF_CONTRAST
 )
 CHANGED = _counter(
-    "cold_changed_tokens_total", "Contrasted tokens other than the expert's own best", "adapter"
+    "cold_changed_tokens_total", "Contrasted tokens other than the expert's own best", *_OF_CONTRAST
 )
 STEPS = _counter("cold_steps_total", "Decoding steps")
 STEP_SECONDS = _counter("cold_step_seconds_total", "Time in decoding steps", "part")

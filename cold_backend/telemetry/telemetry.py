@@ -10,6 +10,7 @@ from cold_backend.config import Settings
 from cold_backend.contract import AdapterChange, Step
 from cold_backend.errors import ColdError, ErrorCode
 from cold_backend.requests.answer import FinishReason
+from cold_backend.requests.request import AMATEUR_KINDS
 from cold_backend.requests.sequence import Sequence, TraceHeaders
 from cold_backend.requests.token import Token
 from cold_backend.telemetry import metrics as m
@@ -49,7 +50,8 @@ class Telemetry:
                 self.metrics.add(family, adapter, value=0)
         for adapter in settings.adapter_names:
             for family in (m.CONTRASTED, m.CONTESTED, m.CHANGED):
-                self.metrics.add(family, adapter, value=0)
+                for amateur in AMATEUR_KINDS:
+                    self.metrics.add(family, adapter, amateur, value=0)
         self.metrics.set(m.MAX_SEQUENCES, settings.max_sequences)
         self._dropped = dropped_lines()
         for counter in (
@@ -81,9 +83,10 @@ class Telemetry:
         if sequence.output_length == 1 and ttft_s is not None:
             self.metrics.observe(m.TTFT, ttft_s)
         if sequence.request.sampling.mode is Mode.COLD and not sequence.request.continuation:
-            self.metrics.add(m.CONTRASTED, adapter)
-            self.metrics.add(m.CONTESTED, adapter, value=token.valid_count > 1)
-            self.metrics.add(m.CHANGED, adapter, value=token.id != token.expert_token)
+            labels = adapter, sequence.request.amateur_kind
+            self.metrics.add(m.CONTRASTED, *labels)
+            self.metrics.add(m.CONTESTED, *labels, value=token.valid_count > 1)
+            self.metrics.add(m.CHANGED, *labels, value=token.id != token.expert_token)
 
     def executing(self, sequences: Iterable[Sequence], step: Step) -> AbstractContextManager[None]:
         """Around the execution of a step."""

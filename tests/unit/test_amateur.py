@@ -103,6 +103,8 @@ def test_each_reads_its_own_prompt_and_both_the_output(
         "cold": ask(parser, tokenizer),
     }
     amateurs = {"other": OTHER, "last": PROMPT[-3:], "weak": PROMPT, "cold": PROMPT}
+    kinds = {name: one.request.amateur_kind for name, one in everyone.items()}
+    assert kinds == {"other": "prompt", "last": "prompt", "weak": "adapter", "cold": "base"}
     readers = {"other": (0, 1.0), "last": (NONE, 1.0), "weak": (0, 0.5), "cold": (NONE, 1.0)}
     for name, one in everyone.items():
         step = PairedModel()
