@@ -99,6 +99,7 @@ class Reference:
         self._model: Any = PeftModel.from_pretrained(base, adapter, adapter_name="first").eval()
         if second:
             self._model.load_adapter(second, adapter_name="second")
+        self._active = ["first"]
         eos = base.generation_config.eos_token_id
         self.eos = set(eos if isinstance(eos, list) else [eos])
         self._memory = memory
@@ -187,17 +188,18 @@ class Reference:
             _, cache = self._after(ids, (1.0, 0.0))
             cache.crop(-1)  # generate computes the last token itself
             cache.batch_repeat_interleave(beams.width)
-        found: list[int] = self._model.generate(
-            input_ids=torch.tensor([ids]),
-            past_key_values=cache,
-            num_beams=beams.width,
-            do_sample=False,
-            length_penalty=beams.length_penalty,
-            early_stopping=stopping,
-            min_new_tokens=beams.min_tokens,
-            max_new_tokens=count,
-            logits_processor=LogitsProcessorList([contrast] if contrast else []),
-        )[0, len(ids) :].tolist()
+        with self._scaled({"first": 1.0}):
+            found: list[int] = self._model.generate(
+                input_ids=torch.tensor([ids]),
+                past_key_values=cache,
+                num_beams=beams.width,
+                do_sample=False,
+                length_penalty=beams.length_penalty,
+                early_stopping=stopping,
+                min_new_tokens=beams.min_tokens,
+                max_new_tokens=count,
+                logits_processor=LogitsProcessorList([contrast] if contrast else []),
+            )[0, len(ids) :].tolist()
         return found
 
     def _after(self, ids: tuple[int, ...], strengths: Strengths) -> tuple[torch.Tensor, Any]:
@@ -218,7 +220,9 @@ class Reference:
     @contextmanager
     def _scaled(self, used: dict[str, float]) -> Iterator[None]:
         """PEFT adds up what several active adapters change."""
-        self._model.base_model.set_adapter([*used])
+        if self._active != [*used]:
+            self._active = [*used]
+            self._model.base_model.set_adapter(self._active)
         scalings = [m.scaling for m in self._model.modules() if hasattr(m, "scaling")]
         scalings = [scaling for scaling in scalings if isinstance(scaling, dict)]
         trained = [dict(scaling) for scaling in scalings]
@@ -229,7 +233,6 @@ class Reference:
         finally:
             for scaling, as_trained in zip(scalings, trained, strict=True):
                 scaling.update(as_trained)
-            self._model.base_model.set_adapter(["first"])
 
 
 class _Writing:

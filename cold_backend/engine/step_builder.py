@@ -18,7 +18,6 @@ from cold_backend.contract import (
     NONE,
     ROW,
     AdapterChange,
-    Reader,
     Step,
     blocks_for,
     pack_changes,
@@ -67,11 +66,12 @@ def build_step(feeds: Sequence[Feed], changes: list[AdapterChange]) -> Step:
     """The step for a plan, and for the adapters that it needs loaded."""
     read = [
         (feed, context, length)
-        for reader in Reader
         for feed in feeds
         for context, length in zip(feed.hypothesis.contexts, feed.lengths, strict=True)
-        if context.reader is reader and length
+        if length
     ]
+    # Neighbours with the same adapters share what the kernels read of them.
+    read.sort(key=lambda one: (one[1].reader, one[1].adapters))
     rows = {context: row for row, (_, context, _) in enumerate(read)}
     choosing = [feed.hypothesis for feed in feeds if feed.emits]
     tokens = [

@@ -14,7 +14,7 @@ from cold_eval.in_process import InProcess
 from cold_eval.items import Item, Task
 from tests.reference import Decoding, Reference
 
-LENGTH = 12
+LENGTH = 8
 CHAT = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a city."})
 OWN = "The capital of Italy is"
 ITEMS = (
@@ -48,9 +48,7 @@ def model(base_model: Path, adapter: Path, second_adapter: Path) -> InProcess:
         ("same@flipped", None, None, (0.0, 1.0)),
     ],
 )
-@pytest.mark.parametrize("by_divergence", [False, True])
 def test_answers_are_those_of_the_reference(
-    by_divergence: bool,
     name: str,
     of_text: str | int | None,
     of_chat: object,
@@ -58,7 +56,8 @@ def test_answers_are_those_of_the_reference(
     model: InProcess,
     reference: Reference,
 ) -> None:
-    """In the tree of all of them, and by the engine."""
+    """In the tree of all of them, and by the engine; with beta by divergence for some."""
+    by_divergence = name in ("base", "last-4@flipped")
     point = cold(0.05, 3.0, name, by_divergence=by_divergence)
     task = without_marks(TASK, [name, "without-context"])
     wanted = {item.id: [GREEDY.name, point.name] for item in task.items}

@@ -83,13 +83,13 @@ async def test_all_kinds_beside_each_other(
     fixed beta and by the divergence; each as if alone."""
     jobs = [
         (prompt, *kind)
-        for number, prompt in enumerate(prompts[:4])
+        for number, prompt in enumerate((prompts[0], prompts[-3]))
         for kind in kinds(prompt.ids, prompts[-1 - number].ids)
     ]
     requests = [asked(prompt, **fields) for prompt, fields, _ in jobs]
     answers = await together(server.grpc, requests)
-    a_quarter = len(jobs) // 4
-    assert await together(server.http, requests[:a_quarter]) == answers[:a_quarter]
+    half = len(jobs) // 2
+    assert await together(server.http, requests[half:]) == answers[half:]
     for (prompt, fields, decoding), tokens in zip(jobs, answers, strict=True):
         assert tokens == reference.decode(prompt.ids, decoding, TOKENS, tokens), fields
 

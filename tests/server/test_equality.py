@@ -52,8 +52,9 @@ async def together(url: str, requests: Iterable[Request]) -> list[list[int]]:
 def test_alone(
     protocol: str, decoding: Decoding, server: Server, prompts: list[Prompt], reference: Reference
 ) -> None:
-    # Over HTTP each decoding has a quarter of the prompts alone, and half of them in company below.
-    chosen = prompts if protocol == "grpc" else prompts[DECODINGS.index(decoding) :: len(DECODINGS)]
+    # A half of the prompts over gRPC and a quarter over HTTP; all of them in company below.
+    step = {"grpc": 2, "http": len(DECODINGS)}[protocol]
+    chosen = prompts[DECODINGS.index(decoding) % step :: step]
     with Client(getattr(server, protocol)) as client:
         for prompt in chosen:
             with client.stream(request_for(prompt, decoding)) as stream:
