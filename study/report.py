@@ -173,6 +173,26 @@ def curve(record: Record) -> list[tuple[float, Summary]]:
     return sorted([(0.0, results["greedy"]), *points], key=lambda point: point[0])
 
 
+def amateurs() -> str:
+    """What `study.amateurs` has found: of each task and adapter what dev has chosen, on test."""
+    rows = [
+        "| Task, base, adapter, items | Decoding | Right | Gain over greedy, 95 % interval "
+        "| Won / lost, p |",
+        "|---|---|---|---|---|",
+    ]
+    for path in sorted((RESULTS / "amateurs").glob("*-test.json")):
+        record = json.loads(path.read_text())
+        adapter = "no adapter" if record["adapter"] == "base" else f"adapter {record['adapter']}"
+        which = f"{record['task']}, {record['base'].partition('-')[0]}, {adapter}"
+        for name, result in tries(record).items():
+            is_greedy = name == "greedy"
+            rows.append(
+                f"| {which}, {result.items} | {name} | {share(result)} "
+                f"| {'' if is_greedy else gain(result)} | {'' if is_greedy else odds(result)} |"
+            )
+    return "\n".join(rows)
+
+
 def draw(found: list[Record]) -> None:
     """Left, gains by beta; right, accuracy of scaled adapters by how far beta takes them."""
     import matplotlib
@@ -217,6 +237,7 @@ def main() -> None:
     text = PAGE.read_text(encoding="utf-8")
     text = text.replace("{{tables}}", summary(found))
     text = text.replace("{{judged}}", judged(found))
+    text = text.replace("{{amateurs}}", amateurs())
     text = text.replace("{{predictions}}", predictions(found))
     text = text.replace("{{tries}}", "\n\n".join(table(record) for record in found))
     TARGET.write_text(text, encoding="utf-8")

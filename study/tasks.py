@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from study import base_nine, commonsense, items, word_problems
+from study import base_nine, commonsense, items, last_word, word_problems
 
 WORD_PROBLEMS = Path("examples/data/word_problems")
 TRAINED = ("train", "held_out")  # held_out is for the loss during training
@@ -19,6 +19,7 @@ TASKS: dict[str, Callable[[], dict[str, list[items.Item]]]] = {
     "chain": lambda: word_problems.chains(WORD_PROBLEMS),
     "commonsense": commonsense.splits,
     "equation": lambda: word_problems.equations(WORD_PROBLEMS),
+    "last_word": last_word.splits,
 }
 
 

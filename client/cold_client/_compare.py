@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, Literal
 
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +19,10 @@ _TITLES: dict[Literal["base", "greedy", "cold"], str] = {
     "cold": "CoLD",
 }
 _CHANGED = "bold black on yellow"
+_NO_AMATEUR: dict[str, Any] = {
+    one.name: None for one in fields(Request) if one.name.startswith("amateur_")
+}
+_BETA = 0.5  # the server's, unless an adapter has its own
 
 
 class Comparison:
@@ -30,8 +35,9 @@ class Comparison:
     def run(self, client: Client, request: Request) -> None:
         """Fills in the results. Raises what `Client.stream` raises."""
         for decoding in _TITLES:
-            contrast = True if decoding == "cold" else None
-            variant = replace(request, decoding=decoding, return_contrast=contrast)
+            variant = replace(request, decoding=decoding, return_contrast=True)
+            if decoding != "cold":
+                variant = replace(variant, return_contrast=None, **_NO_AMATEUR)
             with client.stream(variant) as pieces:
                 for piece in pieces:
                     self._pieces[decoding].append(piece)
@@ -83,3 +89,24 @@ class Comparison:
         if decoding == "cold":
             summary += f", {result.num_contested} contested, {result.num_changed} changed"
         return summary
+
+
+def beta_of(client: Client, request: Request) -> float | None:
+    """What the server decodes with; None if it does not say, or if every token has its own."""
+    defaults = _defaults(client, request)
+    if (request.beta_rule or (defaults or {}).get("beta_rule")) == "divergence":
+        return None
+    if request.beta is not None or defaults is None:
+        return request.beta
+    return float(defaults.get("beta", _BETA))
+
+
+def _defaults(client: Client, request: Request) -> Mapping[str, Any] | None:
+    """Those of the request's adapter, of which several have none; None if they are not known."""
+    if request.lora_names is not None:
+        return {}
+    for model in client.models():
+        adapter = request.lora_name or model.default_adapter
+        if adapter in model.adapters:
+            return model.adapter_defaults.get(adapter, {})
+    return None

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 
 from ._client import DEFAULT_TIMEOUT_S, DEFAULT_URL, Client
-from ._compare import Comparison
+from ._compare import Comparison, beta_of
 from ._exceptions import (
     AccessDenied,
     AdapterNotFound,
@@ -28,7 +28,6 @@ from ._exceptions import (
 from ._transport import Transport
 from ._types import DecodingName, Model, Request, Result, Stopping
 
-_BETA = 0.5  # the server's, unless an adapter has its own
 _EXIT_CODES = """\
 exit codes:
   0    ok
@@ -102,7 +101,7 @@ def _compare(client: Client, arguments: argparse.Namespace) -> int:
     else:
         comparison.run(client, request)
     if arguments.html:
-        html = comparison.page(request, _beta(client, request))
+        html = comparison.page(request, beta_of(client, request))
         try:
             arguments.html.write_text(html, encoding="utf-8")
         except OSError as error:
@@ -113,17 +112,6 @@ def _compare(client: Client, arguments: argparse.Namespace) -> int:
     results = {decoding: _result(result) for decoding, result in comparison.results.items()}
     sys.stdout.write(_json(results) if arguments.json else comparison.plain() + "\n")
     return 0
-
-
-def _beta(client: Client, request: Request) -> float | None:
-    """What the server decodes with; None if it does not say."""
-    if request.beta is not None:
-        return request.beta
-    for model in client.models():
-        adapter = request.lora_name or model.default_adapter
-        if adapter in model.adapters:
-            return float(model.adapter_defaults.get(adapter, {}).get("beta", _BETA))
-    return None
 
 
 def _models(client: Client, arguments: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ class AmateurRule:
         without: part of the prompt that the amateur does not see, see `requests.parts`.
         last_tokens: it sees so many of the prompt's last ones; None for all.
         lora_name: its adapter, empty for none; None for the expert's where it sees less than the
-            expert.
+            expert, or has a strength of its own.
         lora_scale: that one's strength; None for the expert's, or 1 of another.
     """
 

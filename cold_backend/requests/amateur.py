@@ -46,13 +46,16 @@ def uses_rule(inputs: Inputs, defaults: AdapterDefaults) -> bool:
     return bool(defaults.amateur) and contrasts and not any(name in inputs for name in _FIELDS)
 
 
-def inputs_by_rule(rule: AmateurRule) -> Inputs:
+def inputs_by_rule(rule: AmateurRule, adapter: str) -> Inputs:
     """The fields that say what an adapter's rule does, but for prompts."""
     found: dict[str, object] = {}
+    name = rule.lora_name
+    if name is None and rule.lora_scale is not None:
+        name = adapter  # which does not know what it is called
     if rule.last_tokens is not None:
         found[_LAST] = rule.last_tokens
-    if rule.lora_name is not None:
-        found[NAME] = rule.lora_name.encode()
+    if name is not None:
+        found[NAME] = name.encode()
     if rule.lora_scale is not None:
         found[_SCALE] = rule.lora_scale
     return {name: np.array([value], _TYPES[name]) for name, value in found.items()}

@@ -76,9 +76,12 @@ def read_names(inputs: Inputs, name: str, most: int) -> tuple[str, ...]:
     return names
 
 
-def read_numbers(inputs: Inputs, name: str) -> tuple[float, ...]:
-    """Numbers, each in the field's range; none where it is absent."""
-    numbers = tuple(map(float, inputs[name].reshape(-1))) if name in inputs else ()
+def read_numbers(inputs: Inputs, name: str, count: int) -> tuple[float, ...]:
+    """So many numbers, each in the field's range."""
+    given = inputs[name].reshape(-1)
+    if len(given) != count:
+        raise InvalidRequestError(name, f"must be {count} numbers, got {len(given)}")
+    numbers = tuple(map(float, given))
     for number in numbers:
         _check(name, number)
     return numbers

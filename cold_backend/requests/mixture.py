@@ -29,11 +29,8 @@ def read_mixture(inputs: Inputs) -> Mixture:
     names = read_names(inputs, NAMES, MAX_ADAPTERS)
     if len({*names}) < len(names):
         raise InvalidRequestError(NAMES, "an adapter must not be named twice")
-    scales = read_numbers(inputs, _SCALES)
-    if not scales:
+    if _SCALES in inputs:
+        scales = read_numbers(inputs, _SCALES, len(names))
+    else:
         scales = (read_number(inputs, "lora_scale"),) * len(names)
-    if len(scales) != len(names):
-        raise InvalidRequestError(
-            _SCALES, f"must be as many as {NAMES}, {len(names)}, got {len(scales)}"
-        )
     return tuple(zip(names, scales, strict=True))

@@ -120,7 +120,7 @@ class RequestParser:
         of_amateur = draft.amateur_prompt and unmarked(draft.amateur_prompt, rule.without)
         if uses_rule(inputs, defaults):
             of_amateur = without(draft.prompt, rule.without) if rule.without else None
-            inputs = {**inputs, **inputs_by_rule(rule)}
+            inputs = {**inputs, **inputs_by_rule(rule, draft.lora_names[0])}
         prompt = of_expert.tokens(tokenizer, limit - 1)
         amateur_prompt = of_amateur.tokens(tokenizer, limit - 1) if of_amateur else ()
         room = limit - max(len(prompt), len(amateur_prompt))

@@ -37,7 +37,7 @@ this process with --base-model and --adapter, or over a running server with --ur
 
 A task is a JSONL file, an object a line: "id", "prompt" or "messages" (a chat), "answer", and
 "choices" for multiple choice, of which "answer" is one or its index. Scorers: exact,
-exact_any_case, last_number (GSM8K), sql, rouge_l, choice, choice_per_token.
+exact_any_case, first_word, last_number (GSM8K), sql, rouge_l, choice, choice_per_token.
 """
 _EPILOG = """\
 The folder of --out gets results.jsonl, report.json and report.html. A run that was interrupted goes

@@ -15,6 +15,7 @@ from sqlglot.optimizer.normalize_identifiers import normalize_identifiers
 
 # A sign belongs to the number only where it is no operator: not in "7-5".
 _NUMBER = re.compile(r"(?:(?<![\w.)])-\s?)?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+")
+_WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
 _FINAL = "####"  # what GSM8K puts before the answer
 _FENCE = re.compile(r"```(?:sql)?\s*(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
 
@@ -36,6 +37,12 @@ class Scorer:
 def normalised(text: str) -> str:
     """Single spaces, none around."""
     return " ".join(text.split())
+
+
+def first_word(text: str) -> str | None:
+    """The first word, without what stands around it."""
+    found = _WORD.search(text)
+    return found[0] if found else None
 
 
 def last_number(text: str) -> str | None:
@@ -88,6 +95,7 @@ def _rouge_l(answer: str | None, expected: str) -> float:
 SCORERS: Mapping[str, Scorer] = {
     "exact": _equal(normalised),
     "exact_any_case": _equal(lambda text: normalised(text).casefold()),
+    "first_word": _equal(first_word),
     "last_number": _equal(last_number),
     "sql": _equal(normalised_sql),
     "rouge_l": Scorer(normalised, _rouge_l),

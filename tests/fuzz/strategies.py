@@ -25,6 +25,11 @@ _GOOD: dict[str, st.SearchStrategy[Any]] = {
     "decoding": st.sampled_from(["cold", "greedy", "base", "beam", "cold_beam"]),
     "beam_width": st.sampled_from([1, 2, 16]),
     "length_penalty": st.sampled_from([-10.0, 0.0, 1.0, 10.0]),
+    "beta_rule": st.sampled_from(["fixed", "divergence"]),
+    "lora_names": st.lists(
+        st.sampled_from(["equations", "flipped", "nobody"]), min_size=1, max_size=3
+    ),
+    "lora_scales": st.lists(st.sampled_from([0.0, 1.0, 8.0]), min_size=1, max_size=3),
     "early_stopping": st.sampled_from(["true", "false", "never"]),
     "alpha": st.sampled_from([1e-30, 0.1, 1.0]),
     "beta": st.sampled_from([0.0, 0.5, 1000.0]),

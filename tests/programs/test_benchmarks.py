@@ -62,7 +62,7 @@ def test_sampling(start: Start, small_model: Path, tmp_path: Path) -> None:
     shared = ("--base-model", small_model, "--out", tmp_path)
     start("benchmarks/sampling.py", *shared, *quick, "--dtype", "float32")
     found = json.loads((tmp_path / "sampling.json").read_text())
-    assert len(found["ratios"]) == 5
+    assert len(found["ratios"]) == 8
     assert all(ratio > 0 for ratio in found["ratios"].values())
 
 

@@ -42,6 +42,7 @@ _STARTED = {
     "test_a_request_that_hangs_and_shared_memory_that_is_full",
     "load_tests/overload.py": f"{_HERE}load_tests.py::test_overload",
     "load_tests/run.py": f"{_HERE}load_tests.py::test_run",
+    "study/amateurs.py": "tests/programs/test_study.py::test_amateurs_are_chosen_and_judged",
     "study/average.py": f"{_HERE}study.py::test_the_study",
     "study/likelihood.py": f"{_HERE}study.py::test_the_study",
     "study/prepare_base.py": f"{_HERE}study.py::test_the_study",

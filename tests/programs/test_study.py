@@ -14,6 +14,7 @@ import torch
 
 from study import run, tasks
 from tests.documents import ROOT
+from tests.families import make_adapter
 
 PLAN = (
     run.Cell(
@@ -55,6 +56,26 @@ def place(small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     threads = torch.get_num_threads()
     yield tmp_path
     torch.set_num_threads(threads)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_amateurs_are_chosen_and_judged(place: Path, small_model: Path) -> None:
+    """Twice: what is done already is not done again."""
+    folder = place / "study/work/data/last_word"
+    folder.mkdir(parents=True)
+    for split, count in (("dev", 3), ("test", 2)):
+        lines = [{"id": str(n), "prompt": f"{n} and", "answer": "x"} for n in range(count)]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    adapter = make_adapter(small_model, place / "adapter")
+    common = ("--task", "last_word", "--base-model", small_model, "--max-context", 128)
+    for name, decodings in (("base", {"dev": 13, "test": 3}), ("mine", {"dev": 29, "test": 6})):
+        for _ in range(2):
+            start("study.amateurs", *common, "--adapter", f"{name}={adapter}")
+        for split, count in decodings.items():
+            label = f"last_word-{small_model.name}-{name}-{split}"
+            record = json.loads((place / f"study/results/amateurs/{label}.json").read_text())
+            assert len(record["right"]) == count
+            assert {len(bits) for bits in record["right"].values()} == {3 if split == "dev" else 2}
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -208,6 +208,14 @@ def test_a_rule_may_need_another_adapter(setup: Setup) -> None:
     assert greedy.request.amateur is None and greedy.request.adapter_names == ("b",)
 
 
+def test_a_rule_may_be_a_strength_alone(setup: Setup) -> None:
+    tuned = AdapterDefaults(amateur=AmateurRule(lora_scale=0.25))
+    setup.catalogue.going.set_result(ServedAdapter("b", defaults=tuned))
+    reply = setup.ask("Once upon a time", lora_name="b")
+    assert reply.done.wait(20) and reply.error is None and reply.request
+    assert reply.request.amateur == Amateur(prompt=reply.request.prompt, adapters=(("b", 0.25),))
+
+
 def test_a_rule_keeps_a_part_of_the_prompt_from_the_amateur(setup: Setup) -> None:
     rule = AmateurRule(without="context")
     tuned = ServedAdapter("b", defaults=AdapterDefaults(amateur=rule))

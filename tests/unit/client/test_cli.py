@@ -217,7 +217,8 @@ def test_a_bad_url_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
 def test_compare_in_plain_text(
     transport: FakeTransport, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["compare", "hi", "--beta", "2"], transport=transport) == 0
+    how = ["--beta", "2", "--amateur-last-tokens", "3"]
+    assert cli.main(["compare", "hi", *how], transport=transport) == 0
     out = capsys.readouterr().out
     assert out.startswith("== base ==\none two\n-- 2 tokens, ")
     assert "== expert, greedy ==\none two\n" in out
@@ -225,6 +226,7 @@ def test_compare_in_plain_text(
     assert [request.decoding for request in transport.requests] == ["base", "greedy", "cold"]
     assert [request.return_contrast for request in transport.requests] == [None, None, True]
     assert {request.beta for request in transport.requests} == {2.0}
+    assert [request.amateur_last_tokens for request in transport.requests] == [None, None, 3]
 
 
 def test_compare_json(transport: FakeTransport, capsys: pytest.CaptureFixture[str]) -> None:
