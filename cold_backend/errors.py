@@ -58,11 +58,11 @@ class InvalidRequestError(ColdError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
-        self._message = message
+        self.message = message
 
     def at(self, field: str) -> InvalidRequestError:
         """The same error of another field."""
-        return type(self)(field, self._message)
+        return type(self)(field, self.message)
 
 
 class UnknownAdapterError(InvalidRequestError):

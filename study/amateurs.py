@@ -95,6 +95,7 @@ def run(args: argparse.Namespace) -> None:
             args.data / args.task / f"{split}.jsonl",
             SCORERS[args.task],
             max_tokens=MAX_TOKENS[args.task],
+            limit=args.items,
         )
         if split == "test":
             points = chosen(points, right)
@@ -128,6 +129,7 @@ def main() -> int:
     add("--data", type=Path, default=Path("study/work/data"))
     add("--work", type=Path, default=Path("study/work/amateurs"), help="folder of the answers")
     add("--out", type=Path, default=Path("study/results/amateurs"))
+    add("--items", type=int, metavar="N", help="of each split, the first; default: all")
     add("--dtype", default="bfloat16")
     add("--max-context", type=int, default=512)
     try:

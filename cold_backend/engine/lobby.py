@@ -159,8 +159,11 @@ class Lobby:
         """The models see to it that each has room for any single context, and one adapter."""
         few = "more KV-cache blocks than there are"
         if not self._scheduler.adapters.can_hold(request.adapter_names):
-            field = request.field_of(request.adapter_names[-1])
-            return InvalidRequestError(field, "more adapters than the server can hold at once")
+            names = request.adapter_names
+            return InvalidRequestError(
+                request.field_of(names[-1]),
+                f"the server cannot hold so many adapters at once: {', '.join(names)}",
+            )
         if request.width > 1:
             beams = f"{request.width} beams, prompt and max_tokens need {few}"
             return InvalidRequestError("beam_width", beams)

@@ -28,7 +28,7 @@ from cold_backend.requests.fields import (
     read_text,
     read_words,
 )
-from cold_backend.requests.mixture import Mixture, read_mixture
+from cold_backend.requests.mixture import NAMES, Mixture, read_mixture
 from cold_backend.requests.parts import unmarked, without
 from cold_backend.requests.prompt import PROMPTS, read_prompt
 from cold_backend.requests.request import Draft, GenerationRequest
@@ -94,7 +94,9 @@ class RequestParser:
         )
         names = tuple(name for name, _ in read_mixture(others) or request.adapters)
         if request.sampling.mode is Mode.BASE and not names:
-            names = tuple(filter(None, (read_name(inputs, "lora_name"),)))
+            # Whose rule may say what of the prompt is to be read.
+            name = read_name(inputs, "lora_name") or self._settings.default_adapter
+            names = (name,) if name else ()
         return Draft(
             lora_names=names,
             prompt=prompt,
@@ -168,6 +170,7 @@ class RequestParser:
         return GenerationRequest(
             prompt=prompt,
             adapters=adapters,
+            mixes=NAMES in inputs,
             amateur=read_amateur(
                 inputs,
                 mode=sampling.mode,

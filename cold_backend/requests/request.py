@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cold_backend.adapters.defaults import NO_DEFAULTS, AdapterDefaults
 from cold_backend.adapters.served import ServedAdapter
+from cold_backend.errors import InvalidRequestError
 from cold_backend.requests.amateur import NAME as AMATEUR_NAME
 from cold_backend.requests.amateur import Amateur, uses_rule
 from cold_backend.requests.beam import BeamSettings
@@ -26,6 +27,7 @@ class GenerationRequest:
         prompt: token ids.
         adapters: the expert's by name, and their strengths: 1 is as trained, 0 is the base; none if
             nothing but the base is read.
+        mixes: whether they were named as several.
         amateur: what a contrast is with; None is the base for the same prompt.
         cache_salt: only requests with the same one share what has been computed for a prompt.
         logit_bias: tokens, and what is added to their logits.
@@ -40,6 +42,7 @@ class GenerationRequest:
 
     prompt: tuple[int, ...]
     adapters: Mixture
+    mixes: bool
     amateur: Amateur | None
     cache_salt: str
     decoding: str
@@ -85,7 +88,9 @@ class GenerationRequest:
 
     def field_of(self, adapter: str) -> str:
         """The field that names an adapter which it needs."""
-        return _field_of(adapter, [name for name, _ in self.adapters])
+        if adapter not in dict(self.adapters):
+            return AMATEUR_NAME
+        return NAMES if self.mixes else "lora_name"
 
     @property
     def longest_prompt(self) -> int:
@@ -127,14 +132,22 @@ class Draft:
             amateurs.append(defaults.amateur.lora_name)
         return next((one for one in (*self.lora_names, *amateurs) if one not in found), None)
 
-    def field_of(self, adapter: str) -> str:
-        """The field that names an adapter which it needs."""
-        return _field_of(adapter, self.lora_names)
+    def blame(self, adapter: str, error: InvalidRequestError) -> InvalidRequestError:
+        """What is wrong with an adapter that it needs, as an error of what named it."""
+        if adapter in self.lora_names:
+            return error.at(NAMES if self.request.mixes else "lora_name")
+        if adapter in self.request.adapter_names:
+            return error.at(AMATEUR_NAME)
+        (own,) = self.lora_names
+        return InvalidRequestError(
+            "lora_name", f"adapter {own}: cold.json: amateur: {error.message}"
+        )
 
     def defaults(self, found: Mapping[str, ServedAdapter]) -> AdapterDefaults:
-        """Those of its adapter, as far as it is found; several adapters have none."""
-        alone = found.get(self.lora_names[0]) if len(self.lora_names) == 1 else None
-        return alone.defaults if alone else NO_DEFAULTS
+        """Those of its adapter, as far as it is found; adapters named as several have none."""
+        if self.request.mixes or not self.lora_names or self.lora_names[0] not in found:
+            return NO_DEFAULTS
+        return found[self.lora_names[0]].defaults
 
     @property
     def text_bytes(self) -> int:
@@ -142,9 +155,3 @@ class Draft:
         words = self.inputs["bad_words"].size if "bad_words" in self.inputs else 0
         prompts = [one.text_bytes for one in (self.prompt, self.amateur_prompt) if one]
         return sum(prompts) + len(self.continuation) + words * MAX_WORD_BYTES
-
-
-def _field_of(adapter: str, of_expert: Sequence[str]) -> str:
-    if adapter not in of_expert:
-        return AMATEUR_NAME
-    return NAMES if len(of_expert) > 1 else "lora_name"

@@ -173,7 +173,7 @@ class Intake:
             try:
                 adapter = self._catalogue.known(name)
             except InvalidRequestError as error:
-                raise error.at(draft.field_of(name)) from error
+                raise draft.blame(name, error) from error
             if adapter is None:
                 break
             found = {**found, name: adapter}
@@ -193,7 +193,7 @@ class Intake:
     ) -> None:
         draft, error = arrival.draft, reading.exception()
         if isinstance(error, InvalidRequestError):
-            self._refuse(arrival, error.at(draft.field_of(name)))
+            self._refuse(arrival, draft.blame(name, error))
         elif error is not None:
             self._refuse(arrival, told(error))
         else:

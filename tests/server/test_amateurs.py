@@ -81,11 +81,9 @@ async def test_all_kinds_beside_each_other(
 ) -> None:
     """Another prompt, the end of the same one, another strength or adapter, none, several; by a
     fixed beta and by the divergence; each as if alone."""
-    jobs = [
-        (prompt, *kind)
-        for number, prompt in enumerate((prompts[0], prompts[-3]))
-        for kind in kinds(prompt.ids, prompts[-1 - number].ids)
-    ]
+    other = prompts[-1].ids
+    of_chat, of_text = ([(p, *kind) for kind in kinds(p.ids, other)] for p in prompts[::17][:2])
+    jobs = of_chat[::2] + of_text[1::2]
     requests = [asked(prompt, **fields) for prompt, fields, _ in jobs]
     answers = await together(server.grpc, requests)
     half = len(jobs) // 2

@@ -99,4 +99,10 @@ def test_requests_override_field_by_field(tmp_path: Path, tokenizer: Tokenizer) 
     assert parsed() == (Mode.EXPERT, 0.3, 0.25, 2)
     assert parsed(decoding="cold") == (Mode.COLD, 0.3, 0.25, 2)
     assert parsed(decoding="cold", beta=1.0) == (Mode.COLD, 0.3, 1.0, 2)
+    assert draft_names(parser, decoding="base") == ("tuned",)  # which may say what is read
     assert parsed(lora_scale=0.5) == (Mode.EXPERT, 0.3, 0.25, 0.5)
+
+
+def draft_names(parser: RequestParser, **fields: object) -> tuple[str, ...]:
+    inputs = {"text_input": "Hello", **fields}
+    return parser.check({n: np.array([[v]]) for n, v in inputs.items()}).lora_names

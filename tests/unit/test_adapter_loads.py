@@ -374,5 +374,8 @@ def test_who_needs_more_adapters_than_others_is_not_kept_waiting_for_ever(
                 served += 1
     assert sink(wide).error is None
     too_wide = running.ask_for(("p", "q", "r", "s"), submits=False)
-    with pytest.raises(InvalidRequestError, match="lora_names: more adapters than the server"):
+    with pytest.raises(
+        InvalidRequestError,
+        match="lora_names: the server cannot hold so many adapters",
+    ):
         running.engine.submit(too_wide)

@@ -23,6 +23,7 @@ from cold_backend.errors import (
     OverloadedError,
     RequestCancelledError,
     ShuttingDownError,
+    UnknownAdapterError,
 )
 from cold_backend.requests.amateur import Amateur
 from cold_backend.requests.parser import RequestParser
@@ -43,9 +44,10 @@ class Catalogue(AdapterCatalogue):
     def __init__(self) -> None:
         super().__init__(SETTINGS, None)
         self.going: Future[ServedAdapter] = Future()
+        self.found: dict[str, ServedAdapter] = {}
 
     def known(self, name: str) -> ServedAdapter | None:
-        return None if name == "b" else super().known(name)
+        return self.found.get(name) if name == "b" else super().known(name)
 
     def reading(self, name: str) -> Future[ServedAdapter]:
         return self.going
@@ -158,6 +160,7 @@ def test_others_do_not_wait_for_what_is_read(setup: Setup) -> None:
     [
         {"lora_name": "a", "amateur_lora_name": "b"},
         {"lora_names": ["a", "b"]},
+        {"lora_names": ["b"], "amateur_lora_name": "a"},
         {"lora_names": ["b", "a"], "amateur_lora_name": "a"},
     ],
     ids=str,
@@ -179,6 +182,7 @@ def test_all_adapters_are_waited_for(fields: dict[str, Any], setup: Setup) -> No
         ({"lora_name": "b"}, "lora_name"),
         ({"lora_name": "a", "amateur_lora_name": "b"}, "amateur_lora_name"),
         ({"lora_names": ["a", "b"]}, "lora_names"),
+        ({"lora_names": ["b"]}, "lora_names"),
     ],
     ids=str,
 )
@@ -206,6 +210,15 @@ def test_a_rule_may_need_another_adapter(setup: Setup) -> None:
     assert ruled.request.amateur == Amateur(prompt=last, adapters=(("a", 0.5),))
     assert own.request.amateur == Amateur(prompt=own.request.prompt, adapters=())
     assert greedy.request.amateur is None and greedy.request.adapter_names == ("b",)
+
+
+def test_a_rule_that_asks_for_what_there_is_not_is_told_by_its_adapter(setup: Setup) -> None:
+    tuned = AdapterDefaults(amateur=AmateurRule(lora_name="nobody"))
+    setup.catalogue.found["b"] = ServedAdapter("b", defaults=tuned)
+    setup.catalogue.going.set_exception(UnknownAdapterError("lora_name", "no adapter 'nobody'"))
+    reply = setup.ask("Once upon a time", lora_name="b")
+    assert reply.done.wait(20)
+    assert str(reply.error) == "lora_name: adapter b: cold.json: amateur: no adapter 'nobody'"
 
 
 def test_a_rule_may_be_a_strength_alone(setup: Setup) -> None:

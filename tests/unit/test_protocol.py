@@ -65,7 +65,7 @@ def parse(parser: RequestParser, body: dict[str, Any]) -> GenerationRequest:
         try:
             found[name] = catalogue.known(name) or catalogue.read(name)
         except InvalidRequestError as error:
-            raise error.at(draft.field_of(name)) from error
+            raise draft.blame(name, error) from error
     return parser.complete(draft, draft.defaults(found))
 
 
