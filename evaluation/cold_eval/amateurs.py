@@ -80,6 +80,8 @@ class Amateur:
         Raises:
             EvaluationError: the item has no such amateur.
         """
+        if self.name == BASE:
+            return {"amateur_lora_name": ""}  # a server's adapter may have a rule of its own
         found: dict[str, Any] = {}
         last = _LAST.fullmatch(self._kind)
         if last:

@@ -106,6 +106,13 @@ def test_what_there_is_not_is_refused(name: str) -> None:
         Amateur(name).check()
 
 
+def test_the_base_is_asked_for(model: InProcess) -> None:
+    """Whatever rule the adapter of a server has."""
+    assert Amateur(BASE).fields(ITEMS[0]) == {"amateur_lora_name": ""}
+    request = model._request(ITEMS[1], cold(0.1, 0.5).fields(ITEMS[1]), 4, ())
+    assert request.amateur_kind == "base"
+
+
 def test_an_item_without_its_own_amateur_is_named() -> None:
     with pytest.raises(EvaluationError, match="item 'chat': has no amateur"):
         Amateur("item").fields(replace(ITEMS[1], amateur=None))
