@@ -19,7 +19,8 @@ _TITLES: dict[Literal["base", "greedy", "cold"], str] = {
     "cold": "CoLD",
 }
 _CHANGED = "bold black on yellow"
-_NO_AMATEUR: dict[str, Any] = {
+_CONTRAST: dict[str, Any] = {"return_contrast": True}
+_ALONE: dict[str, Any] = {"return_contrast": None} | {
     one.name: None for one in fields(Request) if one.name.startswith("amateur_")
 }
 _BETA = 0.5  # the server's, unless an adapter has its own
@@ -35,9 +36,8 @@ class Comparison:
     def run(self, client: Client, request: Request) -> None:
         """Fills in the results. Raises what `Client.stream` raises."""
         for decoding in _TITLES:
-            variant = replace(request, decoding=decoding, return_contrast=True)
-            if decoding != "cold":
-                variant = replace(variant, return_contrast=None, **_NO_AMATEUR)
+            of_contrast = _CONTRAST if decoding == "cold" else _ALONE
+            variant = replace(request, decoding=decoding, **of_contrast)
             with client.stream(variant) as pieces:
                 for piece in pieces:
                     self._pieces[decoding].append(piece)

@@ -220,8 +220,10 @@ class RequestParser:
         """The expert's; none with decoding base, or if expert and amateur differ all the same."""
         several, name = read_mixture(inputs), read_name(inputs, "lora_name")
         scale = read_number(inputs, "lora_scale", defaults.lora_scale)
-        if mode is Mode.BASE or several:
-            return several if mode is not Mode.BASE else ()
+        if mode is Mode.BASE:
+            return ()
+        if several:
+            return several
         name = name or self._settings.default_adapter
         if not name and mode is Mode.COLD and stands_alone(inputs):
             return ()

@@ -136,7 +136,7 @@ class Intake:
             ColdError: it is refused, and nothing has been sent.
         """
         draft = self._parser.check(inputs)
-        found = self._known(draft, {})
+        found = self._known(draft)
         arrival = Arrival(draft, reply, request_id, trace, accepted_s)
         self._engine.announce(arrival)
         with self._changed:
@@ -166,9 +166,10 @@ class Intake:
             workers.close(_CLOSE_S)
         self._watcher.join()
 
-    def _known(self, draft: Draft, found: Found) -> Found:
-        """With the next adapters, as far as they can be told at once. Raises what is known against
-        one of them."""
+    def _known(self, draft: Draft) -> Found:
+        """The first adapters, as far as they can be told at once. Raises what is known against one
+        of them."""
+        found: Found = {}
         while (name := draft.missing(found)) is not None:
             try:
                 adapter = self._catalogue.known(name)
@@ -176,7 +177,7 @@ class Intake:
                 raise draft.blame(name, error) from error
             if adapter is None:
                 break
-            found = {**found, name: adapter}
+            found[name] = adapter
         return found
 
     def _find(self, arrival: Arrival, found: Found) -> None:
@@ -191,18 +192,13 @@ class Intake:
     def _read(
         self, arrival: Arrival, found: Found, name: str, reading: Future[ServedAdapter]
     ) -> None:
-        draft, error = arrival.draft, reading.exception()
-        if isinstance(error, InvalidRequestError):
-            self._refuse(arrival, draft.blame(name, error))
-        elif error is not None:
-            self._refuse(arrival, told(error))
+        error = reading.exception()
+        if error is None:
+            self._find(arrival, {**found, name: reading.result()})
+        elif isinstance(error, InvalidRequestError):
+            self._refuse(arrival, arrival.draft.blame(name, error))
         else:
-            try:
-                found = self._known(draft, {**found, name: reading.result()})
-            except InvalidRequestError as known:
-                self._refuse(arrival, known)
-            else:
-                self._find(arrival, found)
+            self._refuse(arrival, told(error))
 
     def _tokenise_later(self, arrival: Arrival, found: Found) -> None:
         size = arrival.draft.text_bytes

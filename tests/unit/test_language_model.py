@@ -65,12 +65,23 @@ def packed(
 def reference(
     path: Path, ids: list[int], adapter: Path | None = None, strength: float = 1.0
 ) -> torch.Tensor:
+    return mixed_reference(path, ids, {adapter: strength} if adapter else {})
+
+
+def mixed_reference(path: Path, ids: list[int], strengths: dict[Path, float]) -> torch.Tensor:
+    """With several adapters, which PEFT adds up."""
     model = transformers.AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager")
-    if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter)
-        for scaling in (getattr(module, "scaling", None) for module in model.modules()):
-            if isinstance(scaling, dict):  # PEFT's; attention has a number of that name
-                scaling.update({name: strength * value for name, value in scaling.items()})
+    names = {f"adapter{number}": adapter for number, adapter in enumerate(strengths)}
+    for number, (name, adapter) in enumerate(names.items()):
+        if number:
+            model.load_adapter(adapter, adapter_name=name)
+        else:
+            model = PeftModel.from_pretrained(model, adapter, adapter_name=name)
+    if names:
+        model.base_model.set_adapter([*names])
+    for scaling in (getattr(module, "scaling", None) for module in model.modules()):
+        if isinstance(scaling, dict):  # PEFT's; attention has a number of that name
+            scaling.update({n: strengths[names[n]] * value for n, value in scaling.items()})
     with torch.inference_mode():
         return model.eval()(torch.tensor([ids])).logits[0]
 
@@ -363,29 +374,11 @@ def test_several_adapters_of_a_row(family: str, kernels: str, kind: str, tmp_pat
         ids * len(used),
         *({"slot": i, "length": 9, **several(*mixture)} for i, mixture in enumerate(used)),
     )
-    names = [*paths]
+    adapters = [*paths.values()]
     for row, mixture in zip(logits, used, strict=True):
-        strengths = {names[index]: strength for index, strength in mixture}
-        expected = mixed_reference(base, ids, paths, strengths)[-1]
+        strengths = {adapters[index]: strength for index, strength in mixture}
+        expected = mixed_reference(base, ids, strengths)[-1]
         torch.testing.assert_close(row, expected, atol=2e-4, rtol=1e-4)
-
-
-def mixed_reference(
-    base: Path, ids: list[int], paths: dict[str, Path], strengths: dict[str, float]
-) -> torch.Tensor:
-    if not strengths:
-        return reference(base, ids)
-    plain = transformers.AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
-    first, *others = strengths
-    model = PeftModel.from_pretrained(plain, paths[first], adapter_name=first)
-    for name in others:
-        model.load_adapter(paths[name], adapter_name=name)
-    model.base_model.set_adapter([*strengths])
-    for scaling in (getattr(module, "scaling", None) for module in model.modules()):
-        if isinstance(scaling, dict):
-            scaling.update({name: strengths[name] * value for name, value in scaling.items()})
-    with torch.inference_mode():
-        return model.eval()(torch.tensor([ids])).logits[0]
 
 
 @pytest.mark.parametrize(
